@@ -1,0 +1,163 @@
+"""What both adapters share: which checkpoint to load and how, secrets, pickling, life cycle."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from typing import TYPE_CHECKING, Any, Literal
+
+from llama_index.core.bridge.pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+)
+
+from .engine.checkpoint import Checkpoint, Geometry, Role, read_geometry
+from .errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+DEFAULT_MAX_LENGTH = 8192
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Server = Literal["auto", "vllm", "tei", "openai"]
+
+_logger = logging.getLogger(__name__)
+
+
+class Qwen3Component(BaseModel):
+    """Fields and life cycle common to `Qwen3Embedding` and `Qwen3Reranker`."""
+
+    # Assignments are validated too, so that a cache set later is keyed as safely as one given.
+    model_config = ConfigDict(
+        extra="forbid",
+        validate_assignment=True,
+        arbitrary_types_allowed=True,
+        protected_namespaces=("pydantic_model_",),
+    )
+
+    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
+    max_length: int = Field(
+        default=DEFAULT_MAX_LENGTH,
+        description="Most tokens the model reads of one text, prompt and end token included.",
+    )
+    dtype: Dtype = Field(
+        default="auto",
+        description="'auto' is the checkpoint's bfloat16 where products of it are native, else float32.",
+    )
+    attn_implementation: str | None = Field(
+        default=None, description="Attention of transformers: 'sdpa', 'eager', 'flash_attention_2'."
+    )
+    device: str | None = Field(
+        default=None, exclude=True, description="torch device; None takes a GPU where there is one."
+    )
+    max_batch_tokens: int | None = Field(
+        default=None, exclude=True, description="Most padded tokens of one forward pass."
+    )
+    base_url: str | None = Field(default=None, description="Address of a model server.")
+    server: Server | None = Field(default=None, description="Kind of that server.")
+    api_key: SecretStr | None = Field(
+        default=None, exclude=True, repr=False, description="Key of that server; kept nowhere."
+    )
+
+    _engine: Any = PrivateAttr(default=None)
+    _geometry: Geometry | None = PrivateAttr(default=None)
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+        self._check_fields()
+        # A directory can be checked now; a hub id is not asked for before it is needed.
+        if self._checkpoint().is_local:
+            self._read_geometry()
+
+    def load(self) -> Self:
+        """Load the weights now instead of at the first use.
+
+        Raises:
+            CheckpointError: There is no such checkpoint, or it is not the Qwen3 model it should be.
+            InvalidArgumentError: An argument does not fit the checkpoint or this machine.
+        """
+        if self._engine is None:
+            self._read_geometry()
+            self._engine = self._open_engine(self._checkpoint())
+        return self
+
+    def close(self) -> None:
+        """Let go of the weights; they are freed when no other instance holds them.
+
+        The component stays usable and loads them again when needed.
+        """
+        self._engine = None
+
+    def __getstate__(self) -> dict[Any, Any]:
+        # LlamaIndex's own version deletes what cannot be pickled from the live object as well.
+        state = BaseModel.__getstate__(self)
+        fields = {key: value for key, value in state["__dict__"].items() if key != "api_key"}
+        for key in ("callback_manager", "rate_limiter", "embeddings_cache"):
+            try:
+                pickle.dumps(fields.get(key))
+            except Exception:
+                _logger.warning(
+                    "%s of %s cannot be pickled and stays behind", key, type(self).__name__
+                )
+                del fields[key]
+        return {**state, "__dict__": fields, "__pydantic_private__": None}
+
+    def _check_fields(self) -> None:
+        """Raise InvalidArgumentError for values that no checkpoint could make right."""
+        for name in ("max_length", "max_batch_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidArgumentError(f"{name}={value} must be at least 1 token.")
+        if self.base_url is not None:
+            raise InvalidArgumentError(
+                f"base_url={self.base_url!r}: this version runs models in the process only; model "
+                "servers come in a later one. Leave base_url out."
+            )
+
+    def _read_geometry(self) -> Geometry:
+        if self._geometry is None:
+            geometry = read_geometry(self._checkpoint())
+            self._check_geometry(geometry)
+            self._geometry = geometry
+        return self._geometry
+
+    def _check_geometry(self, geometry: Geometry) -> None:
+        """Raise InvalidArgumentError for values this checkpoint does not allow."""
+        limit = geometry.max_position_embeddings
+        # The default is capped silently, so that it suits models of a shorter context as well.
+        if self.max_length > limit and self.max_length != DEFAULT_MAX_LENGTH:
+            raise InvalidArgumentError(
+                f"max_length={self.max_length} is more than the {limit} tokens of context that "
+                f"{self._checkpoint().model!r} has. Give at most {limit}."
+            )
+
+    def _checkpoint(self) -> Checkpoint:
+        role, model = self._model_id()
+        return Checkpoint(
+            role, model, self.revision, self.dtype, self.device, self.attn_implementation
+        )
+
+    def _model_id(self) -> tuple[Role, str]:
+        raise NotImplementedError
+
+    def _open_engine(self, checkpoint: Checkpoint) -> Any:
+        raise NotImplementedError
+
+
+def check_task(name: str, task: str | None) -> None:
+    """Raise InvalidArgumentError unless a task is one that the templates can hold."""
+    if task is None:
+        return
+    if not task.strip():
+        raise InvalidArgumentError(
+            f"{name}={task!r} is empty. Give the task in one sentence, or leave it out."
+        )
+    if task.lstrip().startswith(("Instruct:", "<Instruct>")):
+        raise InvalidArgumentError(
+            f"{name}={task!r} is a prompt; give only the task in one sentence. "
+            "The prompt around it is added here."
+        )

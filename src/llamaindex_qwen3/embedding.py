@@ -1,0 +1,184 @@
+"""Qwen3-Embedding as a LlamaIndex embedding class."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.bridge.pydantic import Field, field_validator
+from llama_index.core.storage.kvstore.types import BaseKVStore
+
+from .cache import VectorCache
+from .component import Qwen3Component, check_task
+from .engine.checkpoint import MIN_DIMENSIONS, Checkpoint, Geometry, Role
+from .engine.protocol import Encoder, EncodeRequest
+from .errors import InvalidArgumentError
+from .prompts import DEFAULT_TASK
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Vectors = list[list[float]]
+DEFAULT_MODEL = "Qwen/Qwen3-Embedding-0.6B"
+
+
+class Qwen3Embedding(Qwen3Component, BaseEmbedding):
+    r"""Embed queries and documents with Qwen3-Embedding, each by its own prompt.
+
+    A query is read as ``Instruct: {task}\nQuery:{query}``, a document as its bare text. Vectors are
+    the last token's hidden state, cut to `dimensions` and scaled to unit length in float32.
+
+    Args:
+        model_name: Hub id or directory of a Qwen3-Embedding checkpoint or a fine-tune of one.
+        revision: Branch, tag or commit on the hub.
+        dimensions: Leading values to keep, 32 to the model's width; None keeps all.
+        query_instruction: The task of queries in one English sentence.
+        text_instruction: The same for documents, for symmetric tasks; None leaves them bare.
+        max_length: Most tokens of one text; the end of a longer one is cut, with a warning.
+        normalize: Scale vectors to unit length.
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        device: torch device; None takes a GPU where there is one.
+        attn_implementation: Attention of transformers; None takes its default.
+        max_batch_tokens: Most padded tokens of one forward pass; None suits the device.
+        kwargs: Fields of BaseEmbedding, such as `embed_batch_size` or `embeddings_cache`.
+
+    Raises:
+        InvalidArgumentError: A value outside what is allowed.
+        CheckpointError: A directory that is not such a checkpoint; for a hub id, at first use.
+
+    Example:
+        >>> from llama_index.core import Settings
+        >>> Settings.embed_model = Qwen3Embedding("Qwen/Qwen3-Embedding-0.6B", dimensions=512)
+
+    Source: https://huggingface.co/Qwen/Qwen3-Embedding-0.6B
+    """
+
+    model_name: str = Field(default=DEFAULT_MODEL, description="Hub id or directory.")
+    dimensions: int | None = Field(default=None, description="Leading values of a vector to keep.")
+    query_instruction: str = Field(default=DEFAULT_TASK, description="Task of queries.")
+    text_instruction: str | None = Field(default=None, description="Task of documents, if any.")
+    normalize: bool = Field(default=True, description="Scale vectors to unit length.")
+    embed_batch_size: int = Field(
+        default=256,
+        gt=0,
+        le=2048,
+        exclude=True,
+        description="Texts of one call; the engine makes its own batches of them by tokens.",
+    )
+    num_workers: int | None = Field(default=None, exclude=True, description="Async calls at once.")
+    embeddings_cache: Any | None = Field(
+        default=None, exclude=True, description="Key-value store of vectors."
+    )
+
+    def __init__(self, model_name: str = DEFAULT_MODEL, **kwargs: Any) -> None:
+        super().__init__(model_name=model_name, **kwargs)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name that serialised components carry."""
+        return "Qwen3Embedding"
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors, known without loading weights."""
+        return self.dimensions or self._read_geometry().hidden_size
+
+    def with_task(self, query_instruction: str) -> Self:
+        """Return an embedding for another task of queries that shares the loaded model."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        other = type(self)(**{**fields, "query_instruction": query_instruction})
+        other._engine = self._engine
+        return other
+
+    @field_validator("embeddings_cache", mode="after")
+    @classmethod
+    def _key_cache(cls, cache: Any) -> Any:
+        if isinstance(cache, BaseKVStore) and not isinstance(cache, VectorCache):
+            return VectorCache(cache)
+        return cache
+
+    def _check_fields(self) -> None:
+        super()._check_fields()
+        check_task("query_instruction", self.query_instruction)
+        check_task("text_instruction", self.text_instruction)
+        if self.dimensions is not None and self.dimensions < 1:
+            raise InvalidArgumentError(f"dimensions={self.dimensions} must be positive.")
+
+    def _check_geometry(self, geometry: Geometry) -> None:
+        super()._check_geometry(geometry)
+        size = geometry.hidden_size
+        least = min(MIN_DIMENSIONS, size)
+        if self.dimensions is not None and not least <= self.dimensions <= size:
+            raise InvalidArgumentError(
+                f"dimensions={self.dimensions} is outside {least} to {size}, what "
+                f"{self.model_name!r} allows. Give a number between, or None for all {size}."
+            )
+
+    def _model_id(self) -> tuple[Role, str]:
+        return "embedding", self.model_name
+
+    def _open_engine(self, checkpoint: Checkpoint) -> Encoder:
+        from .engine.local import LocalEncoder
+
+        return LocalEncoder.shared(checkpoint)
+
+    def _request(self, texts: Sequence[str], task: str | None, bulk: bool) -> EncodeRequest:
+        return EncodeRequest(
+            texts=list(texts),
+            task=task,
+            max_length=self.max_length,
+            dimensions=self.dimensions,
+            normalize=self.normalize,
+            max_batch_tokens=self.max_batch_tokens,
+            bulk=bulk,
+        )
+
+    def _scope(self, task: str | None) -> str:
+        """Name all that a cached vector depends on besides its text."""
+        parts = (
+            self.model_name, self.revision, self.dtype, self.dimensions, self.normalize,
+            self.max_length, task,
+        )  # fmt: skip
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+    def _embed(self, texts: Sequence[str], task: str | None, bulk: bool) -> Vectors:
+        def compute(missing: list[str]) -> Vectors:
+            engine: Encoder = self.load()._engine
+            return engine.encode(self._request(missing, task, bulk)).vectors
+
+        if isinstance(self.embeddings_cache, VectorCache):
+            return self.embeddings_cache.embed(self._scope(task), texts, compute)
+        return compute(list(texts))
+
+    async def _aembed(self, texts: Sequence[str], task: str | None, bulk: bool) -> Vectors:
+        async def compute(missing: list[str]) -> Vectors:
+            if self._engine is None:
+                await asyncio.to_thread(self.load)
+            engine: Encoder = self._engine
+            return (await engine.aencode(self._request(missing, task, bulk))).vectors
+
+        if isinstance(self.embeddings_cache, VectorCache):
+            return await self.embeddings_cache.aembed(self._scope(task), texts, compute)
+        return await compute(list(texts))
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        return self._embed([query], self.query_instruction, bulk=False)[0]
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        return (await self._aembed([query], self.query_instruction, bulk=False))[0]
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        return self._embed([text], self.text_instruction, bulk=False)[0]
+
+    async def _aget_text_embedding(self, text: str) -> list[float]:
+        return (await self._aembed([text], self.text_instruction, bulk=False))[0]
+
+    def _get_text_embeddings(self, texts: list[str]) -> Vectors:
+        return self._embed(texts, self.text_instruction, bulk=True)
+
+    async def _aget_text_embeddings(self, texts: list[str]) -> Vectors:
+        return await self._aembed(texts, self.text_instruction, bulk=True)

@@ -1,0 +1,1 @@
+"""How vectors and scores are computed; knows nothing of LlamaIndex."""

@@ -1,0 +1,35 @@
+"""The exceptions and the warning a caller can catch."""
+
+from __future__ import annotations
+
+
+class Qwen3Error(Exception):
+    """Base of every error this package raises."""
+
+
+class InvalidArgumentError(Qwen3Error, ValueError):
+    """An argument or an input text is outside what is allowed."""
+
+
+class CheckpointError(Qwen3Error):
+    """A model directory or hub id cannot be loaded, or is not the Qwen3 model it should be."""
+
+
+class InputTooLongError(Qwen3Error, ValueError):
+    """The prompt alone fills `max_length`, so that no token of the text would be left."""
+
+
+class NonFiniteError(Qwen3Error, ArithmeticError):
+    """A vector or score is NaN or infinite."""
+
+
+class StoreError(Qwen3Error):
+    """A Milvus collection cannot be opened as asked, or does not fit the vectors."""
+
+
+class GenerationError(Qwen3Error):
+    """The language model did not give an answer."""
+
+
+class TruncationWarning(UserWarning):
+    """A text was longer than `max_length` and its end was cut."""
