@@ -106,7 +106,10 @@ class Qwen3Embedding(Qwen3Component, BaseEmbedding):
         check_task("query_instruction", self.query_instruction)
         check_task("text_instruction", self.text_instruction)
         if self.dimensions is not None and self.dimensions < 1:
-            raise InvalidArgumentError(f"dimensions={self.dimensions} must be positive.")
+            raise InvalidArgumentError(
+                f"dimensions={self.dimensions} is outside {MIN_DIMENSIONS} to the width of the model. "
+                "Give a number between, or None for all."
+            )
 
     def _check_geometry(self, geometry: Geometry) -> None:
         super()._check_geometry(geometry)

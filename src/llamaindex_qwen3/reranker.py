@@ -164,13 +164,11 @@ class Qwen3Reranker(Qwen3Component, BaseNodePostprocessor):
         if truncated:
             notes["truncated_tokens"] = truncated
         # Notes for people and programs: no model should read them.
-        copy = node.model_copy(
-            update={
-                "metadata": {**node.metadata, **notes},
-                "excluded_embed_metadata_keys": [*node.excluded_embed_metadata_keys, *notes],
-                "excluded_llm_metadata_keys": [*node.excluded_llm_metadata_keys, *notes],
-            }
-        )
+        hidden = {
+            name: list(dict.fromkeys([*getattr(node, name), *notes]))
+            for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys")
+        }
+        copy = node.model_copy(update={"metadata": {**node.metadata, **notes}, **hidden})
         return NodeWithScore(node=copy, score=score)
 
     def _scores(self, result: ScoreResult) -> list[float]:

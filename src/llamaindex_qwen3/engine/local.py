@@ -104,11 +104,15 @@ class _LocalModel:
     ) -> Generator[None, None, torch.Tensor]:
         """Return the last hidden states of all rows, float32 [rows, hidden], in their order."""
         budget = max_batch_tokens or _BATCH_TOKENS.get(self._model.device.type, _BATCH_TOKENS_GPU)
-        out = torch.empty(len(rows), self.geometry.hidden_size)
-        for index in plan_batches([len(row) for row in rows], budget):
+        # Equal texts run once: it saves work, and their results are equal to the last bit.
+        places: dict[tuple[int, ...], int] = {}
+        inverse = [places.setdefault(tuple(row), len(places)) for row in rows]
+        distinct = [list(row) for row in places]
+        out = torch.empty(len(distinct), self.geometry.hidden_size)
+        for index in plan_batches([len(row) for row in distinct], budget):
             yield
-            out[index] = self._last_hidden([rows[i] for i in index]).cpu()
-        return out
+            out[index] = self._last_hidden([distinct[i] for i in index]).cpu()
+        return out[inverse]
 
     def _report(self, truncated: Sequence[int], max_length: int) -> None:
         """Warn, once per model, that texts were cut."""
@@ -306,13 +310,22 @@ def _from_pretrained(kind: Any, checkpoint: Checkpoint) -> Any:
             revision=checkpoint.revision,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, by name
             **options,
         )
-    except (OSError, RuntimeError, ValueError, ImportError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # each reader of weights has errors of its own
         raise CheckpointError(
-            f"Cannot load the weights of {checkpoint.model!r}: {error}"
+            f"Cannot load the weights of {checkpoint.model!r}: {error}. Fetch the checkpoint again."
         ) from error
-    # transformers fills what is missing with random numbers and only logs it.
+    # transformers fills what is missing or misshapen with random numbers and only logs it.
+    if wrong := sorted(report["mismatched_keys"]):
+        name, found, expected = wrong[0]
+        raise CheckpointError(
+            f"{checkpoint.model!r} has {len(wrong)} weights of another shape than its config.json says: "
+            f"{name} is {tuple(found)} and should be {tuple(expected)}. Fetch the checkpoint again."
+        )
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(
             f"{checkpoint.model!r} lacks {len(missing)} of its weights ({missing[0]}, …), and random "

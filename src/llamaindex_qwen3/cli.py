@@ -1,0 +1,284 @@
+"""qwen3-rag: store a folder, ask it questions, see what reranking changes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from . import show
+from .errors import GenerationError, InvalidArgumentError, Qwen3Error
+from .models import ModelPair, model_pair
+from .prompts import DEFAULT_TASK
+
+if TYPE_CHECKING:
+    from .embedding import Qwen3Embedding
+    from .milvus import CheckedMilvusVectorStore
+    from .pipeline import Ranking
+    from .reranker import Qwen3Reranker
+
+app = typer.Typer(
+    name="qwen3-rag", help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Models = Annotated[
+    str, typer.Option(help="demo, 0.6b, 4b, 8b, or a directory with embedding/ and reranker/.")
+]
+Uri = Annotated[str, typer.Option(envvar="MILVUS_URI", help="A path ending in .db, or an address.")]
+Collection = Annotated[str, typer.Option(help="Milvus collection.")]
+Token = Annotated[
+    str,
+    typer.Option(envvar="MILVUS_TOKEN", help="user:password or API key.", show_default=False),
+]
+Candidates = Annotated[int, typer.Option(min=1, help="Passages to retrieve before reranking.")]
+Task = Annotated[str, typer.Option(help="The retrieval task in one English sentence.")]
+Question = Annotated[str, typer.Argument(show_default=False)]
+
+DEFAULT_MODELS, DEFAULT_URI, DEFAULT_COLLECTION = "0.6b", "./milvus_qwen3.db", "qwen3_docs"
+
+
+def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Show what went wrong in one line instead of a traceback; exit code 1."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except Qwen3Error as error:
+            err.print(f"[bold red]Error:[/] {show.escape(str(error))}", soft_wrap=True)
+            raise typer.Exit(1) from None
+
+    return run
+
+
+class Session:
+    """The models and the collection of one command, each loaded when first asked for."""
+
+    def __init__(self, models: str, uri: str, collection: str, token: str, task: str) -> None:
+        self.pair: ModelPair = model_pair(models)
+        self._uri, self._collection, self._token, self._task = uri, collection, token, task
+        if self.pair.is_demo:
+            err.print(show.DEMO_NOTICE, soft_wrap=True)
+
+    @functools.cached_property
+    def embed_model(self) -> Qwen3Embedding:
+        """The embedding model, with its weights."""
+        from .embedding import Qwen3Embedding
+
+        with loading(self.pair.embedding):
+            return Qwen3Embedding(
+                self.pair.embedding, dtype=self.pair.dtype, query_instruction=self._task
+            ).load()
+
+    @functools.cached_property
+    def reranker(self) -> Qwen3Reranker:
+        """The reranker, with its weights."""
+        from .reranker import Qwen3Reranker
+
+        with loading(self.pair.reranker):
+            return Qwen3Reranker(
+                self.pair.reranker, dtype=self.pair.dtype, instruction=self._task
+            ).load()
+
+    def store(self, overwrite: bool = False) -> CheckedMilvusVectorStore:
+        """Open the collection, or create it."""
+        from .milvus import milvus_vector_store
+
+        return milvus_vector_store(
+            self.embed_model, self._uri, self._collection, token=self._token, overwrite=overwrite
+        )
+
+    @functools.cached_property
+    def filled_store(self) -> CheckedMilvusVectorStore:
+        """The collection, which must hold something to ask."""
+        uri, name = self._uri, self._collection
+        hint = "Store something in it first: qwen3-rag ingest PATH"
+        if "://" not in uri and not Path(uri).expanduser().exists():
+            raise InvalidArgumentError(f"There is no database {uri!r}. {hint}")
+        store = self.store()
+        if not store.client.query(name, filter="", limit=1, output_fields=["id"]):
+            raise InvalidArgumentError(f"Collection {name!r} in {uri!r} is empty. {hint}")
+        return store
+
+    def rank(self, question: str, candidates: int) -> Ranking:
+        """Retrieve and rerank the candidates of a question."""
+        from .pipeline import rank
+
+        return rank(question, self.embed_model, self.reranker, self.filled_store, candidates)
+
+
+@contextmanager
+def loading(model: str) -> Iterator[None]:
+    """Say on a terminal that a model is being loaded."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    with err.status(f"Loading {show.escape(model)} …"):
+        yield
+
+
+@app.command()
+@plain_errors
+def ingest(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Markdown or text files, or folders of them.")
+    ],
+    models: Models = DEFAULT_MODELS,
+    uri: Uri = DEFAULT_URI,
+    collection: Collection = DEFAULT_COLLECTION,
+    token: Token = "",
+    overwrite: Annotated[bool, typer.Option(help="Drop an existing collection first.")] = False,
+) -> None:
+    """Split files at their headers, embed the sections and store them.
+
+    Example: qwen3-rag ingest docs/ --models 0.6b
+    """
+    session = Session(models, uri, collection, token, DEFAULT_TASK)
+    from .pipeline import ingest as run
+    from .pipeline import read_documents
+
+    read_documents(paths)  # a mistyped path should not cost the loading of a model
+    store = session.store(overwrite)
+    columns = (
+        TextColumn("Embedding"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("chunks"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as progress:
+        bar = progress.add_task("embed", total=None)
+        report = run(
+            paths,
+            session.embed_model,
+            store,
+            lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    out.print(
+        f"Stored {report.added} chunks of {report.files} files in {show.escape(collection)} at "
+        f"{show.escape(uri)} ({report.unchanged} unchanged, {report.removed} removed).",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+@plain_errors
+def ask(
+    question: Question,
+    models: Models = DEFAULT_MODELS,
+    uri: Uri = DEFAULT_URI,
+    collection: Collection = DEFAULT_COLLECTION,
+    token: Token = "",
+    candidates: Candidates = 10,
+    top_n: Annotated[int, typer.Option(min=1, help="Passages to keep after reranking.")] = 3,
+    task: Task = DEFAULT_TASK,
+    llm: Annotated[str, typer.Option(help="OpenAI model that answers.")] = "gpt-4o",
+    llm_base_url: Annotated[
+        str | None, typer.Option(help="Another server that speaks OpenAI's protocol.")
+    ] = None,
+) -> None:
+    """Retrieve, rerank and answer; without an OpenAI key the passages are shown.
+
+    Example: qwen3-rag ask "How is data stored in Milvus?" --models 0.6b
+    """
+    from .answer import chat_model, stream_answer
+    from .pipeline import query_engine
+
+    session = Session(models, uri, collection, token, task)
+    ranking = session.rank(question, candidates)
+    best = ranking.reranked[:top_n]
+    out.print(show.rankings(ranking, top_n))
+    out.print(show.passages(best))
+    if not (os.environ.get("OPENAI_API_KEY") or llm_base_url):
+        out.print(show.NO_KEY, soft_wrap=True)
+        return
+    engine = query_engine(
+        session.embed_model,
+        session.reranker,
+        session.filled_store,
+        chat_model(llm, llm_base_url),
+        streaming=True,
+    )
+    out.print(f"[bold]Answer[/] [dim]({show.escape(llm)})[/]")
+    try:
+        for piece in stream_answer(engine, question, best):
+            out.print(piece, end="", markup=False, soft_wrap=True)
+        out.print()
+    except GenerationError as error:
+        raise GenerationError(f"No answer. {error}") from error
+
+
+@app.command()
+@plain_errors
+def compare(
+    question: Question,
+    models: Models = DEFAULT_MODELS,
+    uri: Uri = DEFAULT_URI,
+    collection: Collection = DEFAULT_COLLECTION,
+    token: Token = "",
+    candidates: Candidates = 10,
+    task: Task = DEFAULT_TASK,
+) -> None:
+    """Show every candidate before and after reranking, and how far it moved.
+
+    Example: qwen3-rag compare "How is data stored in Milvus?" --models 0.6b
+    """
+    session = Session(models, uri, collection, token, task)
+    out.print(show.rankings(session.rank(question, candidates), candidates))
+
+
+@app.command("eval")
+@plain_errors
+def evaluate(
+    questions: Annotated[Path, typer.Argument(help="JSON lines: question, section, language.")],
+    models: Models = DEFAULT_MODELS,
+    uri: Uri = DEFAULT_URI,
+    collection: Collection = DEFAULT_COLLECTION,
+    token: Token = "",
+    candidates: Candidates = 10,
+    task: Task = DEFAULT_TASK,
+    language: Annotated[str | None, typer.Option(help="Only questions in this language.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure recall, MRR and nDCG before and after reranking on questions of your own.
+
+    Example: qwen3-rag eval questions.jsonl --models 0.6b --language en
+    """
+    from .evaluate import evaluate as run
+    from .evaluate import read_questions
+
+    asked = read_questions(questions, language)
+    session = Session(models, uri, collection, token, task)
+    session.rank(asked[0].text, candidates)  # load everything before the bar starts
+    with Progress(console=err, transient=True) as progress:
+        before, after = run(
+            progress.track(asked, description="Asking"),
+            lambda question: session.rank(question, candidates),
+        )
+    if as_json:
+        sys.stdout.write(json.dumps({"before": asdict(before), "after": asdict(after)}) + "\n")
+    else:
+        out.print(show.quality(before, after))
+
+
+def main() -> None:
+    """Run the command line."""
+    # Milvus Lite's in-process server logs harmless keep-alive messages from C.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Fixtures: a tokenizer like Qwen's, tiny random checkpoints, and what they must compute."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports a library that reads them: tests take nothing from the network, and
+# worker processes do not inherit a tokenizer's threads.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import build_tokenizer, save_embedding, save_reranker
+from passes import ForwardPasses
+from reference import ReferenceEmbedder, ReferenceReranker
+from tokenizers import Tokenizer
+from transformers import Qwen3Model
+
+Factory = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """Return a small tokenizer of Qwen3's kind."""
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def make_embedding(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Factory:
+    """Return a function that saves a random embedding checkpoint in a new directory."""
+
+    def make(**options: Any) -> Path:
+        return save_embedding(tmp_path_factory.mktemp("embedding"), tokenizer, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_reranker(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Factory:
+    """Return a function that saves a random reranker checkpoint in a new directory."""
+
+    def make(**options: Any) -> Path:
+        return save_reranker(tmp_path_factory.mktemp("reranker"), tokenizer, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def embedding_dir(make_embedding: Factory) -> Path:
+    """Return an embedding checkpoint that no test changes."""
+    return make_embedding()
+
+
+@pytest.fixture(scope="session")
+def reranker_dir(make_reranker: Factory) -> Path:
+    """Return a reranker checkpoint that no test changes."""
+    return make_reranker()
+
+
+@pytest.fixture(scope="session")
+def reference_embedder(embedding_dir: Path) -> ReferenceEmbedder:
+    """Return the reference of `embedding_dir`."""
+    return ReferenceEmbedder(embedding_dir)
+
+
+@pytest.fixture(scope="session")
+def reference_reranker(reranker_dir: Path) -> ReferenceReranker:
+    """Return the reference of `reranker_dir`."""
+    return ReferenceReranker(reranker_dir)
+
+
+@pytest.fixture
+def passes() -> Iterator[ForwardPasses]:
+    """Return a counter of the forward passes of every Qwen3 model in this process."""
+    with ForwardPasses() as counter:
+        yield counter
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows by one whenever a Qwen3 model is made, by a test as well."""
+    made: list[int] = []
+    build = Qwen3Model.__init__
+
+    def count(self: Qwen3Model, *args: Any, **kwargs: Any) -> None:
+        made.append(len(made))
+        build(self, *args, **kwargs)
+
+    monkeypatch.setattr(Qwen3Model, "__init__", count)
+    return made
