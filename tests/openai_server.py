@@ -1,0 +1,68 @@
+"""A real HTTP server that answers chat completions in OpenAI's documented shapes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+ANSWER = ["Milvus keeps ", "[segments] in ", "object storage."]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    requests: list[dict[str, Any]]
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.requests.append({"path": self.path, "headers": dict(self.headers), "body": body})
+        if self.headers.get("Authorization") == "Bearer wrong":
+            self._error(401, "Incorrect API key provided", "invalid_api_key")
+        elif body["model"] == "no-such-model":
+            self._error(404, "The model `no-such-model` does not exist", "model_not_found")
+        else:
+            self._stream(body["model"])
+
+    def _error(self, status: int, message: str, code: str) -> None:
+        data = json.dumps({"error": {"message": message, "type": "x", "code": code}}).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _stream(self, model: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+        deltas += [{"content": piece} for piece in ANSWER]
+        for i, delta in enumerate([*deltas, {}]):
+            choice = {"index": 0, "delta": delta, "finish_reason": None if delta else "stop"}
+            chunk = {
+                "id": "c", "object": "chat.completion.chunk", "created": i, "model": model,
+                "choices": [choice],
+            }  # fmt: skip
+            self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def serve() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yield the base URL of a running server and the requests it gets."""
+    requests: list[dict[str, Any]] = []
+    handler = type("Handler", (_Handler,), {"requests": requests})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1", requests
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
