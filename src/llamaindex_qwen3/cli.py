@@ -121,12 +121,14 @@ class Session:
 
 @contextmanager
 def loading(model: str) -> Iterator[None]:
-    """Say on a terminal that a model is being loaded."""
+    """Name the model on a terminal, above transformers' own bars; elsewhere keep those quiet."""
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    with err.status(f"Loading {show.escape(model)} …"):
-        yield
+    if err.is_terminal:
+        err.print(f"[dim]Loading {show.escape(model)}[/]", soft_wrap=True)
+    else:
+        logging.disable_progress_bar()
+    yield
 
 
 @app.command()

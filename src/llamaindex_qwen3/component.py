@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import pickle
 from typing import TYPE_CHECKING, Any, Literal
@@ -80,9 +81,7 @@ class Qwen3Component(BaseModel):
             CheckpointError: There is no such checkpoint, or it is not the Qwen3 model it should be.
             InvalidArgumentError: An argument does not fit the checkpoint or this machine.
         """
-        if self._engine is None:
-            self._read_geometry()
-            self._engine = self._open_engine(self._checkpoint())
+        self._loaded()
         return self
 
     def close(self) -> None:
@@ -140,6 +139,19 @@ class Qwen3Component(BaseModel):
         return Checkpoint(
             role, model, self.revision, self.dtype, self.device, self.attn_implementation
         )
+
+    def _loaded(self) -> Any:
+        """Return the engine, loading the weights at the first call."""
+        engine = self._engine
+        if engine is None:
+            self._read_geometry()
+            engine = self._engine = self._open_engine(self._checkpoint())
+        return engine
+
+    async def _aloaded(self) -> Any:
+        """Do as `_loaded` does; loading happens in a thread."""
+        engine = self._engine
+        return engine if engine is not None else await asyncio.to_thread(self._loaded)
 
     def _model_id(self) -> tuple[Role, str]:
         raise NotImplementedError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from collections.abc import Sequence
@@ -150,7 +149,7 @@ class Qwen3Embedding(Qwen3Component, BaseEmbedding):
 
     def _embed(self, texts: Sequence[str], task: str | None, bulk: bool) -> Vectors:
         def compute(missing: list[str]) -> Vectors:
-            engine: Encoder = self.load()._engine
+            engine: Encoder = self._loaded()
             return engine.encode(self._request(missing, task, bulk)).vectors
 
         if isinstance(self.embeddings_cache, VectorCache):
@@ -159,9 +158,7 @@ class Qwen3Embedding(Qwen3Component, BaseEmbedding):
 
     async def _aembed(self, texts: Sequence[str], task: str | None, bulk: bool) -> Vectors:
         async def compute(missing: list[str]) -> Vectors:
-            if self._engine is None:
-                await asyncio.to_thread(self.load)
-            engine: Encoder = self._engine
+            engine: Encoder = await self._aloaded()
             return (await engine.aencode(self._request(missing, task, bulk))).vectors
 
         if isinstance(self.embeddings_cache, VectorCache):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -92,13 +91,15 @@ class Qwen3Reranker(Qwen3Component, BaseNodePostprocessor):
         """
         if not (request := self._request(query, texts)).documents:
             return []
-        return self._scores(self._scorer().score(request))
+        scorer: Scorer = self._loaded()
+        return self._scores(scorer.score(request))
 
     async def ascore(self, query: str, texts: Sequence[str]) -> list[float]:
         """Do as `score` does, without blocking the event loop."""
         if not (request := self._request(query, texts)).documents:
             return []
-        return self._scores(await (await self._ascorer()).ascore(request))
+        scorer: Scorer = await self._aloaded()
+        return self._scores(await scorer.ascore(request))
 
     def with_task(self, instruction: str) -> Self:
         """Return a reranker for another task that shares the loaded model."""
@@ -114,7 +115,8 @@ class Qwen3Reranker(Qwen3Component, BaseNodePostprocessor):
             return []
         request = self._node_request(nodes, query_bundle)
         with self._observed(nodes, query_bundle) as ranked:
-            ranked += self._rank(nodes, self._scorer().score(request))
+            scorer: Scorer = self._loaded()
+            ranked += self._rank(nodes, scorer.score(request))
         return ranked
 
     async def _apostprocess_nodes(
@@ -124,7 +126,8 @@ class Qwen3Reranker(Qwen3Component, BaseNodePostprocessor):
             return []
         request = self._node_request(nodes, query_bundle)
         with self._observed(nodes, query_bundle) as ranked:
-            ranked += self._rank(nodes, await (await self._ascorer()).ascore(request))
+            scorer: Scorer = await self._aloaded()
+            ranked += self._rank(nodes, await scorer.ascore(request))
         return ranked
 
     @contextmanager
@@ -217,16 +220,6 @@ class Qwen3Reranker(Qwen3Component, BaseNodePostprocessor):
         from .engine.local import LocalScorer
 
         return LocalScorer.shared(checkpoint)
-
-    def _scorer(self) -> Scorer:
-        engine: Scorer = self.load()._engine
-        return engine
-
-    async def _ascorer(self) -> Scorer:
-        if self._engine is None:
-            await asyncio.to_thread(self.load)
-        engine: Scorer = self._engine
-        return engine
 
 
 def _sigmoid(log_odds: float) -> float:
