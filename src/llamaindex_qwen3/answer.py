@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import httpx
 import openai
 from llama_index.core.llms import ChatMessage, LLMMetadata, MessageRole
 from llama_index.core.prompts import ChatPromptTemplate
@@ -70,7 +71,15 @@ def stream_answer(
     """
     try:
         response = engine.synthesize(QueryBundle(question), nodes=list(nodes))
-        yield from getattr(response, "response_gen", None) or [str(response)]
+        empty = True
+        for piece in getattr(response, "response_gen", None) or [str(response)]:
+            empty = empty and not piece.strip()
+            yield piece
+        if empty:
+            raise GenerationError(
+                "The language model answered nothing. Check that --llm-base-url is the address of "
+                "an OpenAI-compatible API (it often ends in /v1)."
+            )
     except openai.AuthenticationError as error:
         raise GenerationError("The API key was refused. Check OPENAI_API_KEY.") from error
     except openai.NotFoundError as error:
@@ -86,5 +95,7 @@ def stream_answer(
         raise GenerationError(
             f"Cannot reach {error.request.url.host}: {reason}. Check the network and --llm-base-url."
         ) from error
+    except httpx.HTTPError as error:
+        raise GenerationError(f"The connection broke off in mid-answer: {error}") from error
     except openai.APIError as error:
         raise GenerationError(f"The language model failed: {error.message}") from error

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="qwen3-rag", help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 Models = Annotated[
     str, typer.Option(help="demo, 0.6b, 4b, 8b, or a directory with embedding/ and reranker/.")
@@ -103,20 +103,22 @@ class Session:
     @functools.cached_property
     def filled_store(self) -> CheckedMilvusVectorStore:
         """The collection, which must hold something to ask."""
-        uri, name = self._uri, self._collection
-        hint = "Store something in it first: qwen3-rag ingest PATH"
-        if "://" not in uri and not Path(uri).expanduser().exists():
-            raise InvalidArgumentError(f"There is no database {uri!r}. {hint}")
-        store = self.store()
-        if not store.client.query(name, filter="", limit=1, output_fields=["id"]):
-            raise InvalidArgumentError(f"Collection {name!r} in {uri!r} is empty. {hint}")
-        return store
+        from .milvus import collection_has_rows
+
+        # Asked before any model is loaded, and before opening would create it.
+        if not collection_has_rows(self._uri, self._collection, self._token):
+            raise InvalidArgumentError(
+                f"Collection {self._collection!r} at {self._uri!r} does not exist or is empty. Store "
+                "something in it first: qwen3-rag ingest PATH"
+            )
+        return self.store()
 
     def rank(self, question: str, candidates: int) -> Ranking:
         """Retrieve and rerank the candidates of a question."""
         from .pipeline import rank
 
-        return rank(question, self.embed_model, self.reranker, self.filled_store, candidates)
+        store = self.filled_store
+        return rank(question, self.embed_model, self.reranker, store, candidates)
 
 
 @contextmanager
@@ -188,7 +190,8 @@ def ask(
     task: Task = DEFAULT_TASK,
     llm: Annotated[str, typer.Option(help="OpenAI model that answers.")] = "gpt-4o",
     llm_base_url: Annotated[
-        str | None, typer.Option(help="Another server that speaks OpenAI's protocol.")
+        str | None,
+        typer.Option(help="Another server that speaks OpenAI's protocol; it gets the key."),
     ] = None,
 ) -> None:
     """Retrieve, rerank and answer; without an OpenAI key the passages are shown.
@@ -216,10 +219,11 @@ def ask(
     out.print(f"[bold]Answer[/] [dim]({show.escape(llm)})[/]")
     try:
         for piece in stream_answer(engine, question, best):
-            out.print(piece, end="", markup=False, soft_wrap=True)
+            out.print(show.clean(piece), end="", markup=False, soft_wrap=True)
         out.print()
-    except GenerationError as error:
-        raise GenerationError(f"No answer. {error}") from error
+    except GenerationError:
+        out.print()
+        raise
 
 
 @app.command()

@@ -28,13 +28,30 @@ Server = Literal["auto", "vllm", "tei", "openai"]
 
 _logger = logging.getLogger(__name__)
 
+# What another copy of the weights is needed for.
+_CHECKPOINT_FIELDS = {
+    "model_name", "model", "revision", "dtype", "device", "attn_implementation",
+}  # fmt: skip
+
+
+class EngineSlot:
+    """Holds the engine that an instance and its copies for other tasks share."""
+
+    def __init__(self) -> None:
+        self.engine: Any = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> EngineSlot:
+        return self
+
 
 class Qwen3Component(BaseModel):
     """Fields and life cycle common to `Qwen3Embedding` and `Qwen3Reranker`."""
 
     # Assignments are validated too, so that a cache set later is keyed as safely as one given.
+    # Inputs stay out of errors: a misspelt keyword may hold a secret.
     model_config = ConfigDict(
         extra="forbid",
+        hide_input_in_errors=True,
         validate_assignment=True,
         arbitrary_types_allowed=True,
         protected_namespaces=("pydantic_model_",),
@@ -64,7 +81,7 @@ class Qwen3Component(BaseModel):
         default=None, exclude=True, repr=False, description="Key of that server; kept nowhere."
     )
 
-    _engine: Any = PrivateAttr(default=None)
+    _slot: EngineSlot = PrivateAttr(default_factory=EngineSlot)
     _geometry: Geometry | None = PrivateAttr(default=None)
 
     def __init__(self, **fields: Any) -> None:
@@ -73,6 +90,15 @@ class Qwen3Component(BaseModel):
         # A directory can be checked now; a hub id is not asked for before it is needed.
         if self._checkpoint().is_local:
             self._read_geometry()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in _CHECKPOINT_FIELDS:
+            self._slot, self._geometry = EngineSlot(), None
+        if name in type(self).model_fields and name != "callback_manager":
+            self._check_fields()
+            if self._geometry is not None:
+                self._check_geometry(self._geometry)
 
     def load(self) -> Self:
         """Load the weights now instead of at the first use.
@@ -89,7 +115,7 @@ class Qwen3Component(BaseModel):
 
         The component stays usable and loads them again when needed.
         """
-        self._engine = None
+        self._slot = EngineSlot()
 
     def __getstate__(self) -> dict[Any, Any]:
         # LlamaIndex's own version deletes what cannot be pickled from the live object as well.
@@ -107,10 +133,11 @@ class Qwen3Component(BaseModel):
 
     def _check_fields(self) -> None:
         """Raise InvalidArgumentError for values that no checkpoint could make right."""
-        for name in ("max_length", "max_batch_tokens"):
+        # One token of text and the end token.
+        for name, least in (("max_length", 2), ("max_batch_tokens", 1)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InvalidArgumentError(f"{name}={value} must be at least 1 token.")
+            if value is not None and value < least:
+                raise InvalidArgumentError(f"{name}={value} must be at least {least} tokens.")
         if self.base_url is not None:
             raise InvalidArgumentError(
                 f"base_url={self.base_url!r}: this version runs models in the process only; model "
@@ -142,16 +169,23 @@ class Qwen3Component(BaseModel):
 
     def _loaded(self) -> Any:
         """Return the engine, loading the weights at the first call."""
-        engine = self._engine
-        if engine is None:
+        slot = self._slot
+        if slot.engine is None:
             self._read_geometry()
-            engine = self._engine = self._open_engine(self._checkpoint())
-        return engine
+            slot.engine = self._open_engine(self._checkpoint())
+        return slot.engine
 
     async def _aloaded(self) -> Any:
         """Do as `_loaded` does; loading happens in a thread."""
-        engine = self._engine
+        engine = self._slot.engine
         return engine if engine is not None else await asyncio.to_thread(self._loaded)
+
+    def _with(self, **changes: Any) -> Self:
+        """Return a validated copy with other values that shares the loaded model."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        other = type(self)(**{**fields, **changes})
+        other._slot = self._slot
+        return other
 
     def _model_id(self) -> tuple[Role, str]:
         raise NotImplementedError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -84,14 +85,25 @@ class Qwen3Embedding(Qwen3Component, BaseEmbedding):
     @property
     def dim(self) -> int:
         """Length of the vectors, known without loading weights."""
-        return self.dimensions or self._read_geometry().hidden_size
+        size = self._read_geometry().hidden_size
+        return self.dimensions or size
 
     def with_task(self, query_instruction: str) -> Self:
         """Return an embedding for another task of queries that shares the loaded model."""
-        fields = {name: getattr(self, name) for name in type(self).model_fields}
-        other = type(self)(**{**fields, "query_instruction": query_instruction})
-        other._engine = self._engine
-        return other
+        return self._with(query_instruction=query_instruction)
+
+    def fingerprint(self, task: str | None = None) -> str:
+        """Name all that a vector depends on besides its text.
+
+        Args:
+            task: The task its text is under; None for bare documents.
+        """
+        checkpoint = self._checkpoint()
+        model = str(Path(checkpoint.model).resolve()) if checkpoint.is_local else checkpoint.model
+        parts = (
+            model, self.revision, self.dtype, self.dimensions, self.normalize, self.max_length, task,
+        )  # fmt: skip
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     @field_validator("embeddings_cache", mode="after")
     @classmethod
@@ -139,21 +151,13 @@ class Qwen3Embedding(Qwen3Component, BaseEmbedding):
             bulk=bulk,
         )
 
-    def _scope(self, task: str | None) -> str:
-        """Name all that a cached vector depends on besides its text."""
-        parts = (
-            self.model_name, self.revision, self.dtype, self.dimensions, self.normalize,
-            self.max_length, task,
-        )  # fmt: skip
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
     def _embed(self, texts: Sequence[str], task: str | None, bulk: bool) -> Vectors:
         def compute(missing: list[str]) -> Vectors:
             engine: Encoder = self._loaded()
             return engine.encode(self._request(missing, task, bulk)).vectors
 
         if isinstance(self.embeddings_cache, VectorCache):
-            return self.embeddings_cache.embed(self._scope(task), texts, compute)
+            return self.embeddings_cache.embed(self.fingerprint(task), texts, compute)
         return compute(list(texts))
 
     async def _aembed(self, texts: Sequence[str], task: str | None, bulk: bool) -> Vectors:
@@ -162,7 +166,7 @@ class Qwen3Embedding(Qwen3Component, BaseEmbedding):
             return (await engine.aencode(self._request(missing, task, bulk))).vectors
 
         if isinstance(self.embeddings_cache, VectorCache):
-            return await self.embeddings_cache.aembed(self._scope(task), texts, compute)
+            return await self.embeddings_cache.aembed(self.fingerprint(task), texts, compute)
         return await compute(list(texts))
 
     def _get_query_embedding(self, query: str) -> list[float]:

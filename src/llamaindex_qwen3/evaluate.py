@@ -42,11 +42,9 @@ def read_questions(path: Path, language: str | None = None) -> list[Question]:
         InvalidArgumentError: The file is missing or malformed, or has no question in `language`.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InvalidArgumentError(
-            f"Cannot read the questions {str(path)!r}: {error.strerror}."
-        ) from error
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgumentError(f"Cannot read the questions {str(path)!r}: {error}.") from error
     questions = [
         _question(line, f"{path}, line {i}") for i, line in enumerate(lines, 1) if line.strip()
     ]

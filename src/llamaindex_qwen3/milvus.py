@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryResult
 from llama_index.vector_stores.milvus import MilvusVectorStore
 from llama_index.vector_stores.milvus.utils import BM25BuiltInFunction
+from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from .errors import InvalidArgumentError, StoreError
@@ -29,6 +29,8 @@ _WAY_OUT = (
     "Open it with the model and settings it was built with, choose another collection_name, or "
 )
 _WAY_OUT += "rebuild it with overwrite=True (this deletes what it holds)."
+
+_FLOAT32_MAX = 3.4028234663852886e38
 
 # Milvus Lite fails when two writers meet, so every store on one file takes the same lock.
 _lite_writers: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -89,6 +91,23 @@ def milvus_vector_store(
     )
 
 
+def collection_has_rows(uri: str, collection_name: str, token: str = "") -> bool:
+    """Say whether a collection exists and holds something, without creating anything.
+
+    Raises:
+        StoreError: The store cannot be reached.
+    """
+    uri = _check_uri(uri)
+    if "://" not in uri and not Path(uri).exists():
+        return False
+    with _plain_errors(uri):
+        client = MilvusClient(uri=uri, token=token)
+        if not client.has_collection(collection_name):
+            return False
+        client.load_collection(collection_name)
+        return bool(client.query(collection_name, filter="", limit=1, output_fields=["id"]))
+
+
 class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
     """MilvusVectorStore that is ready after opening and keeps bad vectors out.
 
@@ -101,17 +120,14 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
 
     def __init__(self, uri: str, collection_name: str, dim: int, **kwargs: Any) -> None:
         kwargs["use_async_client"] = False
-        try:
+        is_lite = "://" not in uri
+        writer = _lite_writers[str(Path(uri).resolve())] if is_lite else nullcontext()
+        with _plain_errors(uri), writer:
             super().__init__(uri=uri, collection_name=collection_name, dim=dim, **kwargs)
-            self.uri = uri
-            self._is_lite = uri.endswith(".db")
-            if self._is_lite:
-                self._writer = _lite_writers[str(Path(uri).resolve())]
+            self.uri, self._is_lite, self._writer = uri, is_lite, writer
             self._check_collection()
             # An existing collection is not loaded by itself, and every search would fail.
             self.client.load_collection(collection_name)
-        except (MilvusException, ConnectionError, OSError) as error:
-            raise StoreError(_why_not_opened(uri, error)) from error
 
     def add(self, nodes: Sequence[BaseNode], **add_kwargs: Any) -> list[str]:
         """Add nodes with their embeddings; nothing is written if one of them is unfit.
@@ -121,7 +137,7 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
         """
         for node in nodes:
             self._check_vector(node.embedding, f"Node {node.node_id}")
-        with self._writer:
+        with _plain_errors(self.uri), self._writer:
             ids: list[str] = super().add(list(nodes), **add_kwargs)
             # Milvus Lite searches unflushed rows many times slower. A server seals segments by
             # itself and limits how often it may be asked to.
@@ -141,8 +157,17 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
         """
         if query.query_embedding is not None:
             self._check_vector(query.query_embedding, "The query")
-        result: VectorStoreQueryResult = super().query(query, **kwargs)
+        with _plain_errors(self.uri):
+            result: VectorStoreQueryResult = super().query(query, **kwargs)
         return result
+
+    def select(self, condition: str, fields: Sequence[str]) -> list[dict[str, Any]]:
+        """Return these fields of all rows that meet a condition of Milvus's own language."""
+        with _plain_errors(self.uri):
+            rows: list[dict[str, Any]] = self.client.query(
+                self.collection_name, filter=condition, output_fields=list(fields)
+            )
+        return rows
 
     async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Do as `query` does, without blocking the event loop."""
@@ -150,7 +175,7 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
         """Delete the nodes of a document."""
-        with self._writer:
+        with _plain_errors(self.uri), self._writer:
             super().delete(ref_doc_id, **delete_kwargs)
 
     async def adelete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
@@ -159,7 +184,7 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
 
     def delete_nodes(self, *args: Any, **kwargs: Any) -> None:
         """Delete nodes by id or by filter."""
-        with self._writer:
+        with _plain_errors(self.uri), self._writer:
             super().delete_nodes(*args, **kwargs)
 
     async def adelete_nodes(self, *args: Any, **kwargs: Any) -> None:
@@ -183,6 +208,11 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
             raise StoreError(
                 f"Collection {name!r} has no field {self.embedding_field!r} for dense vectors; its "
                 f"fields are {', '.join(fields)}. {_WAY_OUT}"
+            )
+        if self.enable_sparse and self.sparse_embedding_field not in fields:
+            raise StoreError(
+                f"Collection {name!r} was built without an index of its words, which hybrid search "
+                f"needs. {_WAY_OUT}"
             )
         has = int(fields[self.embedding_field]["params"].get("dim", 0))
         if has != self.dim:
@@ -208,7 +238,8 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
                 f"{owner} has a vector of {len(vector)} dimensions; collection "
                 f"{self.collection_name!r} holds {self.dim}. Nothing was written."
             )
-        if not all(map(math.isfinite, vector)):
+        # A comparison with NaN is false; above this a float32 is infinite.
+        if not all(abs(value) <= _FLOAT32_MAX for value in vector):
             raise StoreError(
                 f"{owner} has a vector with NaN or infinity in it, which Milvus could never find "
                 "again. Nothing was written."
@@ -238,8 +269,17 @@ def _check_uri(uri: str) -> str:
     return str(path)
 
 
-def _why_not_opened(uri: str, error: BaseException) -> str:
-    if uri.endswith(".db"):
+@contextmanager
+def _plain_errors(uri: str) -> Iterator[None]:
+    """Turn what Milvus and its transport raise into a StoreError in plain words."""
+    try:
+        yield
+    except (MilvusException, ConnectionError, OSError) as error:
+        raise StoreError(_plain_reason(uri, error)) from error
+
+
+def _plain_reason(uri: str, error: BaseException) -> str:
+    if "://" not in uri and "Open local milvus failed" in str(error):
         return (
             f"Cannot open the Milvus Lite database {uri!r}: {error}. Either another process has it "
             "open (one at a time may), or it was written by Milvus Lite 2 or is not a database; "
@@ -252,8 +292,7 @@ def _why_not_opened(uri: str, error: BaseException) -> str:
         status = code() if callable(code) else None
         if getattr(status, "name", "") == "UNAUTHENTICATED":
             return f"Milvus at {uri!r} refused the token. Give token='user:password' or an API key."
+        if getattr(status, "name", "") == "UNAVAILABLE" or "Fail connecting" in str(cause):
+            return f"Milvus at {uri!r} cannot be reached. Check the address and that it runs."
         cause = cause.__cause__ or cause.__context__
-    return (
-        f"Cannot open the collection in Milvus at {uri!r}: {error}. Check the address, that the "
-        "server runs, and the token."
-    )
+    return f"Milvus at {uri!r} refused: {error}"

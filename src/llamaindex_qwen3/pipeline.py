@@ -63,9 +63,9 @@ def read_documents(paths: Sequence[str | Path]) -> list[Document]:
         for file in files:
             if file.is_file() and file.suffix.lower() in TEXT_SUFFIXES:
                 name = file.relative_to(path).as_posix() if path.is_dir() else file.name
-                text = file.read_text(encoding="utf-8", errors="replace")
-                document = Document(id_=str(file.resolve()), text=text, metadata={"file": name})
-                documents[document.id_] = document
+                # A file name need not be valid Unicode, and ids must be.
+                key, name = (_valid(str(part)) for part in (file.resolve(), name))
+                documents[key] = Document(id_=key, text=_read(file), metadata={"file": name})
     if not documents:
         raise InvalidArgumentError(
             f"There is nothing to read in {', '.join(map(str, paths))}: no file that ends in "
@@ -84,7 +84,7 @@ def split_sections(documents: Sequence[Document], fingerprint: str = "") -> list
     splitter = SentenceSplitter(chunk_size=CHUNK_TOKENS, chunk_overlap=64)
     seen: dict[str, int] = {}
     for node in MarkdownNodeParser().get_nodes_from_documents(list(documents)):
-        header = re.match(r"#+\s+(.*)", node.get_content())
+        header = re.match(r"#+[^\S\n]+(.*)", node.get_content())
         # A header with nothing under it answers no question.
         if header and header.end() == len(node.get_content().rstrip()):
             continue
@@ -124,13 +124,13 @@ def ingest(
 
     Args:
         paths: Markdown or text files, or folders of them.
-        embed_model: Its model, revision and dimensions are part of the ids: after a change of any
-            of them everything is embedded anew.
+        embed_model: What its vectors depend on is part of the ids: after a change of the model or
+            the dimensions, say, everything is embedded anew.
         vector_store: Where the chunks go.
         on_progress: Called with the chunks done and the chunks in all.
     """
     documents = read_documents(paths)
-    fingerprint = json.dumps(embed_model.to_dict(), sort_keys=True)
+    fingerprint = embed_model.fingerprint(embed_model.text_instruction)
     nodes = split_sections(documents, fingerprint)
     stored = _stored_ids(vector_store, [document.id_ for document in documents])
     new = [node for node in nodes if node.node_id not in stored]
@@ -157,7 +157,7 @@ def rank(
     """Retrieve candidates by dense score and order all of them by the reranker."""
     retriever = open_index(embed_model, vector_store).as_retriever(similarity_top_k=candidates)
     found = retriever.retrieve(question)
-    everything = reranker.model_copy(update={"top_n": max(1, len(found))})
+    everything = reranker.model_copy(update={"top_n": max(1, len(found)), "score_threshold": None})
     return Ranking(
         question, found, everything.postprocess_nodes(found, query_bundle=QueryBundle(question))
     )
@@ -192,14 +192,23 @@ def open_index(
     return VectorStoreIndex.from_vector_store(vector_store, embed_model=embed_model)
 
 
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError as error:
+        raise InvalidArgumentError(f"Cannot read {str(file)!r}: {error.strerror}.") from error
+
+
+def _valid(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
 def _stored_ids(store: CheckedMilvusVectorStore, document_ids: Sequence[str]) -> set[str]:
     """Return the ids of all chunks in the store that come from these documents."""
     ids: set[str] = set()
     for batch in _batches(document_ids, 100):
-        rows: list[dict[str, Any]] = store.client.query(
-            store.collection_name,
-            filter=f"{store.doc_id_field} in {json.dumps(list(batch), ensure_ascii=False)}",
-            output_fields=["id"],
+        rows = store.select(
+            f"{store.doc_id_field} in {json.dumps(list(batch), ensure_ascii=False)}", ["id"]
         )
         ids.update(row["id"] for row in rows)
     return ids

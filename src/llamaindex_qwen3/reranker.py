@@ -103,10 +103,7 @@ class Qwen3Reranker(Qwen3Component, BaseNodePostprocessor):
 
     def with_task(self, instruction: str) -> Self:
         """Return a reranker for another task that shares the loaded model."""
-        fields = {name: getattr(self, name) for name in type(self).model_fields}
-        other = type(self)(**{**fields, "instruction": instruction})
-        other._engine = self._engine
-        return other
+        return self._with(instruction=instruction)
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
@@ -154,11 +151,11 @@ class Qwen3Reranker(Qwen3Component, BaseNodePostprocessor):
 
     def _rank(self, nodes: list[NodeWithScore], result: ScoreResult) -> list[NodeWithScore]:
         """Return scored copies of the best nodes."""
-        scored = zip(self._scores(result), nodes, result.truncated, strict=True)
-        kept = [s for s in scored if self.score_threshold is None or s[0] >= self.score_threshold]
-        # sorted() is stable: equal scores keep the order of retrieval.
-        best = sorted(kept, key=lambda s: -s[0])[: self.top_n]
-        return [self._copy(node, score, truncated) for score, node, truncated in best]
+        scores, least = self._scores(result), self.score_threshold
+        kept = [i for i, score in enumerate(scores) if least is None or score >= least]
+        # By log-odds, since probabilities meet at 1; sorted() keeps the order of equal ones.
+        best = sorted(kept, key=lambda i: -result.log_odds[i])[: self.top_n]
+        return [self._copy(nodes[i], scores[i], result.truncated[i]) for i in best]
 
     def _copy(self, scored: NodeWithScore, score: float, truncated: int) -> NodeWithScore:
         node, notes = scored.node, {}
@@ -171,7 +168,14 @@ class Qwen3Reranker(Qwen3Component, BaseNodePostprocessor):
             name: list(dict.fromkeys([*getattr(node, name), *notes]))
             for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys")
         }
-        copy = node.model_copy(update={"metadata": {**node.metadata, **notes}, **hidden})
+        kept = {key: value for key, value in node.metadata.items() if key != "truncated_tokens"}
+        copy = node.model_copy(
+            update={
+                "metadata": {**kept, **notes},
+                "relationships": dict(node.relationships),
+                **hidden,
+            }
+        )
         return NodeWithScore(node=copy, score=score)
 
     def _scores(self, result: ScoreResult) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from .evaluate import Quality
     from .pipeline import Ranking
 
-__all__ = ["DEMO_NOTICE", "NO_KEY", "escape", "passages", "quality", "rankings"]
+__all__ = ["DEMO_NOTICE", "NO_KEY", "clean", "escape", "passages", "quality", "rankings"]
 
 DEMO_NOTICE = (
     "[yellow]Demo models:[/] a tiny English pair that shows how things work, not how well. "
@@ -34,9 +35,9 @@ def rankings(ranking: Ranking, kept: int) -> Table:
     """Show the candidates beside the best `kept` of the reranked ones, and who moved how far."""
     table = Table(title=escape(ranking.question), title_style="bold", title_justify="left")
     table.add_column("", justify="right", style="dim")
-    table.add_column("By embedding", ratio=1)
+    table.add_column("By embedding", ratio=1, overflow="fold")
     table.add_column("Score", justify="right")
-    table.add_column("After reranking", ratio=1)
+    table.add_column("After reranking", ratio=1, overflow="fold")
     table.add_column("Score", justify="right")
     table.add_column("Moved", justify="right")
     places = {node.node_id: place for place, node in enumerate(ranking.candidates)}
@@ -56,7 +57,7 @@ def passages(nodes: Sequence[NodeWithScore]) -> Group:
     blocks: list[RenderableType] = []
     for number, node in enumerate(nodes, 1):
         text = node.node.get_content().partition("\n")[2] or node.node.get_content()
-        text = " ".join(text.split())
+        text = clean(" ".join(text.split()))
         if len(text) > PASSAGE_CHARACTERS:
             text = text[:PASSAGE_CHARACTERS].rsplit(" ", 1)[0] + " …"
         source = Text.assemble(
@@ -81,7 +82,12 @@ def quality(before: Quality, after: Quality) -> Table:
 
 def title(node: NodeWithScore) -> Text:
     """Name a passage by its section, or else by how it begins."""
-    return Text(node.metadata.get("section") or node.node.get_content()[:60])
+    return Text(clean(node.metadata.get("section") or node.node.get_content()[:60]))
+
+
+def clean(text: str) -> str:
+    """Drop control characters, with which a stored text could drive the reader's terminal."""
+    return "".join(c for c in text if c in "\n\t" or not unicodedata.category(c).startswith("Cc"))
 
 
 def _moved(places: int) -> Text:

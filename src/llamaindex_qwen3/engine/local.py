@@ -29,6 +29,7 @@ from .schedule import BULK, INTERACTIVE, Steps, Worker
 _BATCH_TOKENS = {"cpu": 4096}
 _BATCH_TOKENS_GPU = 32768
 _END = "<|endoftext|>"
+_TEXTS_AT_ONCE = 64
 
 _M = TypeVar("_M", bound="_LocalModel")
 _loaded: weakref.WeakValueDictionary[Checkpoint, Any] = weakref.WeakValueDictionary()
@@ -67,16 +68,6 @@ class _LocalModel:
 
     def _encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenize texts whose control tokens are text like any other."""
-        for index, text in enumerate(texts):
-            # The tokenizer itself would fail on these with a TypeError that names nothing.
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise InvalidArgumentError(
-                    f"Text {index} is not valid Unicode: it has a lone surrogate "
-                    f"{text[error.start]!r} at character {error.start}. Repair it before embedding, "
-                    "for instance with text.encode('utf-8', 'replace').decode()."
-                ) from None
         rows = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
         return [row.ids for row in rows]
 
@@ -150,13 +141,22 @@ class LocalEncoder(_LocalModel):
         return _from_pretrained(Qwen3Model, self.checkpoint)
 
     def _steps(self, request: EncodeRequest) -> Steps[EncodeResult]:
-        rows, truncated = embedding_ids(
-            self._encode_plain,
-            self._end_id,
-            request.task,
-            request.texts,
-            self._max_length(request.max_length),
-        )
+        rows: list[list[int]] = []
+        truncated: list[int] = []
+        # In slices: a query need not wait for the tokens of a whole ingest.
+        for start in range(0, len(request.texts), _TEXTS_AT_ONCE):
+            texts = request.texts[start : start + _TEXTS_AT_ONCE]
+            _check_unicode(texts, "Text", start)
+            ids, cut = embedding_ids(
+                self._encode_plain,
+                self._end_id,
+                request.task,
+                texts,
+                self._max_length(request.max_length),
+            )
+            rows += ids
+            truncated += cut
+            yield
         vectors = yield from self._run_batches(rows, request.max_batch_tokens)
         # Shorten first, then normalise again: a cut unit vector is no longer one.
         vectors = vectors[:, : request.dimensions]
@@ -194,6 +194,8 @@ class LocalScorer(_LocalModel):
         return model.model
 
     def _steps(self, request: ScoreRequest) -> Steps[ScoreResult]:
+        _check_unicode([request.query], "Query")
+        _check_unicode(request.documents, "Text")
         rows, truncated = pair_ids(
             self._encode_plain,
             self._prefix,
@@ -213,6 +215,19 @@ class LocalScorer(_LocalModel):
 _T = TypeVar("_T")
 
 
+def _check_unicode(texts: Sequence[str], what: str, start: int = 0) -> None:
+    # The tokenizer itself would fail on these with a TypeError that names nothing.
+    for index, text in enumerate(texts, start):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidArgumentError(
+                f"{what} {index} is not valid Unicode: it has a lone surrogate {text[error.start]!r} "
+                f"at character {error.start}. Repair it before, for instance with "
+                "text.encode('utf-8', 'replace').decode()."
+            ) from None
+
+
 def _wait(worker: Worker, steps: Steps[_T], bulk: bool) -> _T:
     future = worker.submit(steps, BULK if bulk else INTERACTIVE)
     try:
@@ -225,30 +240,37 @@ def _wait(worker: Worker, steps: Steps[_T], bulk: bool) -> _T:
 
 def _resolve(checkpoint: Checkpoint) -> Checkpoint:
     """Make equal what loads the same weights: absolute path, actual device and dtype."""
-    model = checkpoint.model
+    model, revision = checkpoint.model, checkpoint.revision
     if checkpoint.is_local:
-        model = str(Path(model).expanduser().resolve())
+        model, revision = str(Path(model).expanduser().resolve()), None
     device = checkpoint.device
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if torch.backends.mps.is_available():
             device = "mps"
     try:
-        kind = torch.device(device).type
+        parsed = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise InvalidArgumentError(
             f"device={device!r} is not a torch device. Use None, 'cpu', 'cuda', 'cuda:1' or 'mps'."
         ) from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InvalidArgumentError(
-            f"device={device!r}, but torch sees no CUDA GPU here. Use device='cpu' or None, or "
-            "install a CUDA build of torch."
+    kind = parsed.type
+    if kind == "cuda":
+        count = torch.cuda.device_count()
+        index = (
+            parsed.index if parsed.index is not None or not count else torch.cuda.current_device()
         )
+        if index is None or index >= count:
+            raise InvalidArgumentError(
+                f"device={device!r}, but torch sees {count} CUDA GPUs here. Use device='cpu' or None, "
+                "a GPU that is there, or a CUDA build of torch."
+            )
+        device = f"cuda:{index}"
     dtype = checkpoint.dtype
     if dtype == "auto":
         half = read_geometry(replace(checkpoint, model=model)).dtype in ("bfloat16", "float16")
         dtype = "bfloat16" if half and _multiplies_bfloat16(kind) else "float32"
-    return replace(checkpoint, model=model, device=device, dtype=dtype)
+    return replace(checkpoint, model=model, revision=revision, device=device, dtype=dtype)
 
 
 def _multiplies_bfloat16(device: str) -> bool:
@@ -272,13 +294,18 @@ def _load_tokenizer(checkpoint: Checkpoint) -> tuple[Tokenizer, Tokenizer]:
             f"{checkpoint.model!r} has no tokenizer.json. Save it with "
             "AutoTokenizer.from_pretrained(base).save_pretrained(directory)."
         )
-    spec = json.loads(path.read_text(encoding="utf-8"))
-    # A fine-tune may have saved its own; here cutting and padding are done by the caller.
-    spec["truncation"] = spec["padding"] = None
-    control = Tokenizer.from_str(json.dumps(spec))
-    added = [token["content"] for token in spec["added_tokens"]]
-    spec["added_tokens"], spec["post_processor"] = [], None
-    plain = Tokenizer.from_str(json.dumps(spec))
+    try:
+        spec = json.loads(path.read_text(encoding="utf-8"))
+        # A fine-tune may have saved its own; here cutting and padding are done by the caller.
+        spec["truncation"] = spec["padding"] = None
+        control = Tokenizer.from_str(json.dumps(spec))
+        added = [token["content"] for token in spec["added_tokens"]]
+        spec["added_tokens"], spec["post_processor"] = [], None
+        plain = Tokenizer.from_str(json.dumps(spec))
+    except Exception as error:  # tokenizers raises plain Exception
+        raise CheckpointError(
+            f"Cannot read {path}: {error}. Fetch the checkpoint again."
+        ) from error
     for token in added:
         if control.token_to_id(token) in plain.encode(token, add_special_tokens=False).ids:
             raise CheckpointError(
@@ -317,7 +344,7 @@ def _from_pretrained(kind: Any, checkpoint: Checkpoint) -> Any:
         raise
     except Exception as error:  # each reader of weights has errors of its own
         raise CheckpointError(
-            f"Cannot load the weights of {checkpoint.model!r}: {error}. Fetch the checkpoint again."
+            f"Cannot load the weights of {checkpoint.model!r}: {error}"
         ) from error
     # transformers fills what is missing or misshapen with random numbers and only logs it.
     if wrong := sorted(report["mismatched_keys"]):

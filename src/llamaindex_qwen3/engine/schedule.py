@@ -46,6 +46,8 @@ class Worker:
         future: Future[T] = Future()
         queue = self._running()
         with queue.ready:
+            if queue.closed:
+                raise RuntimeError("the interpreter is shutting down: its models have stopped")
             heapq.heappush(queue.jobs, (priority, next(self._order), future, steps))
             queue.ready.notify()
         return future
