@@ -30,7 +30,7 @@ PAGES = {
 
 SETTINGS = {
     "OPENAI_API_KEY": "",
-    "MILVUS_URI": "./milvus_qwen3.db",
+    "QWEN3_RAG_URI": "./milvus_qwen3.db",
     "COLUMNS": "120",
     "NO_COLOR": "1",
 }

@@ -95,15 +95,11 @@ class _LocalModel:
     ) -> Generator[None, None, torch.Tensor]:
         """Return the last hidden states of all rows, float32 [rows, hidden], in their order."""
         budget = max_batch_tokens or _BATCH_TOKENS.get(self._model.device.type, _BATCH_TOKENS_GPU)
-        # Equal texts run once: it saves work, and their results are equal to the last bit.
-        places: dict[tuple[int, ...], int] = {}
-        inverse = [places.setdefault(tuple(row), len(places)) for row in rows]
-        distinct = [list(row) for row in places]
-        out = torch.empty(len(distinct), self.geometry.hidden_size)
-        for index in plan_batches([len(row) for row in distinct], budget):
+        out = torch.empty(len(rows), self.geometry.hidden_size)
+        for index in plan_batches([len(row) for row in rows], budget):
             yield
-            out[index] = self._last_hidden([distinct[i] for i in index]).cpu()
-        return out[inverse]
+            out[index] = self._last_hidden([rows[i] for i in index]).cpu()
+        return out
 
     def _report(self, truncated: Sequence[int], max_length: int) -> None:
         """Warn, once per model, that texts were cut."""
@@ -157,11 +153,13 @@ class LocalEncoder(_LocalModel):
             rows += ids
             truncated += cut
             yield
-        vectors = yield from self._run_batches(rows, request.max_batch_tokens)
+        distinct, places = _distinct(rows)
+        vectors = yield from self._run_batches(distinct, request.max_batch_tokens)
         # Shorten first, then normalise again: a cut unit vector is no longer one.
         vectors = vectors[:, : request.dimensions]
         if request.normalize:
             vectors = F.normalize(vectors, dim=-1)
+        vectors = vectors[places]
         _check_finite(vectors, "vector", self.checkpoint)
         return EncodeResult(vectors.tolist(), truncated)
 
@@ -205,14 +203,25 @@ class LocalScorer(_LocalModel):
             request.documents,
             self._max_length(request.max_length),
         )
-        hidden = yield from self._run_batches(rows, request.max_batch_tokens)
+        distinct, places = _distinct(rows)
+        hidden = yield from self._run_batches(distinct, request.max_batch_tokens)
         # float32 throughout: in bfloat16 the scores of good documents tie.
-        log_odds = hidden @ self._yes_minus_no
+        log_odds = (hidden @ self._yes_minus_no)[places]
         _check_finite(log_odds, "score", self.checkpoint)
         return ScoreResult(log_odds.tolist(), truncated)
 
 
 _T = TypeVar("_T")
+
+
+def _distinct(rows: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:
+    """Return the rows without repetition, and the place of each given row among them.
+
+    Equal texts run once: it saves work, and their results are equal to the last bit.
+    """
+    places: dict[tuple[int, ...], int] = {}
+    index = [places.setdefault(tuple(row), len(places)) for row in rows]
+    return [list(row) for row in places], index
 
 
 def _check_unicode(texts: Sequence[str], what: str, start: int = 0) -> None:
