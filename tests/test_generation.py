@@ -14,7 +14,7 @@ import httpx
 import pytest
 from components import embedder, reranker
 from llama_index.core import StorageContext, VectorStoreIndex
-from llama_index.core.schema import TextNode
+from llama_index.core.schema import QueryBundle, TextNode
 from milvus_lite.server_manager import server_manager_instance
 from tokenizers import Tokenizer
 
@@ -101,7 +101,7 @@ def test_streams_from_a_query_engine(
     )
     llm = chat_model(MODEL, server, max_tokens=8)
     engine = query_engine(model, reranker(reranker_dir, top_n=2), store, llm, streaming=True)
-    found = engine.retrieve("where are rows")
+    found = engine.retrieve(QueryBundle("where are rows"))
     assert len(found) == 2
     pieces = list(stream_answer(engine, "where are rows", found))
     assert "".join(pieces).strip()
@@ -120,5 +120,5 @@ def test_an_unknown_model_is_a_generation_error(
     llm = chat_model("no-such/model", server, max_retries=0)
     engine = query_engine(model, reranker(reranker_dir), store, llm, streaming=True)
     with pytest.raises(GenerationError):
-        list(stream_answer(engine, "where", engine.retrieve("where")))
+        list(stream_answer(engine, "where", engine.retrieve(QueryBundle("where"))))
     server_manager_instance.release_server(uri)

@@ -37,7 +37,9 @@ Models = Annotated[
     str, typer.Option(help="demo, 0.6b, 4b, 8b, or a directory with embedding/ and reranker/.")
 ]
 # Not MILVUS_URI: pymilvus reads that itself, at import, and fails on a path.
-Uri = Annotated[str, typer.Option(envvar="QWEN3_RAG_URI", help="A path ending in .db, or an address.")]
+Uri = Annotated[
+    str, typer.Option(envvar="QWEN3_RAG_URI", help="A path ending in .db, or an address.")
+]
 Collection = Annotated[str, typer.Option(help="Milvus collection.")]
 Token = Annotated[
     str,
