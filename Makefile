@@ -9,7 +9,7 @@ FAQ := examples/data/milvus_faq
 # The main job on the demo models: ingest a folder, retrieve, rerank, answer if there is a key.
 demo: .venv/demo.stamp
 	$(BIN)/qwen3-rag ingest $(FAQ) --models demo --uri .venv/demo.db
-	$(BIN)/qwen3-rag ask "How is data stored in milvus?" --models demo --uri .venv/demo.db
+	$(BIN)/qwen3-rag ask "Which index should I choose when memory is short?" --models demo --uri .venv/demo.db
 
 test: .venv/test.stamp
 	$(BIN)/python -m pytest

@@ -11,7 +11,7 @@ from llama_index.core.node_parser import MarkdownNodeParser
 
 from llamaindex_qwen3 import Qwen3Embedding, Qwen3Reranker, milvus_vector_store
 
-QUESTION = sys.argv[1] if len(sys.argv) > 1 else "How is data stored in milvus?"
+QUESTION = sys.argv[1] if len(sys.argv) > 1 else "Which index should I take when memory is short?"
 
 # The demo pair: for real results leave the paths out, and Qwen3 0.6B is downloaded.
 Settings.embed_model = Qwen3Embedding("examples/demo_models/embedding")
