@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import warnings
 import weakref
 from collections.abc import Generator, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-import transformers
-from tokenizers import Tokenizer
 from transformers import Qwen3ForCausalLM, Qwen3Model
 
-from ..errors import CheckpointError, InvalidArgumentError, NonFiniteError, TruncationWarning
+from ..errors import InvalidArgumentError, NonFiniteError, TruncationWarning
 from ..prompts import RERANKER_PREFIX, RERANKER_SUFFIX, embedding_ids, pair_ids
 from .batching import plan_batches
-from .checkpoint import Checkpoint, find_file, read_geometry
+from .checkpoint import Checkpoint, read_geometry
+from .loading import load_tokenizer, load_weights, resolve, token_id
 from .protocol import EncodeRequest, EncodeResult, ScoreRequest, ScoreResult
 from .schedule import BULK, INTERACTIVE, Steps, Worker
 
@@ -45,7 +41,7 @@ class _LocalModel:
 
         The copy lives as long as somebody holds it.
         """
-        checkpoint = _resolve(checkpoint)
+        checkpoint = resolve(checkpoint)
         with _loading:
             model: _M | None = _loaded.get(checkpoint)
             if model is None:
@@ -57,7 +53,7 @@ class _LocalModel:
         self.geometry = read_geometry(checkpoint)
         self._worker = Worker()
         self._truncation_reported = False
-        self._control, self._plain = _load_tokenizer(checkpoint)
+        self._control, self._plain = load_tokenizer(checkpoint)
         self._model = self._load_weights()
 
     def __deepcopy__(self: _M, memo: dict[int, Any]) -> _M:
@@ -133,8 +129,8 @@ class LocalEncoder(_LocalModel):
         return result
 
     def _load_weights(self) -> Any:
-        self._end_id = _token_id(self._control, _END, self.checkpoint)
-        return _from_pretrained(Qwen3Model, self.checkpoint)
+        self._end_id = token_id(self._control, _END, self.checkpoint)
+        return load_weights(Qwen3Model, self.checkpoint)
 
     def _steps(self, request: EncodeRequest) -> Steps[EncodeResult]:
         rows: list[list[int]] = []
@@ -184,8 +180,8 @@ class LocalScorer(_LocalModel):
             self._control.encode(text, add_special_tokens=False).ids
             for text in (RERANKER_PREFIX, RERANKER_SUFFIX)
         )
-        yes, no = (_token_id(self._control, word, self.checkpoint) for word in ("yes", "no"))
-        model = _from_pretrained(Qwen3ForCausalLM, self.checkpoint)
+        yes, no = (token_id(self._control, word, self.checkpoint) for word in ("yes", "no"))
+        model = load_weights(Qwen3ForCausalLM, self.checkpoint)
         # Two rows are all that is read of the output matrix. A copy lets an untied one go.
         weight = model.lm_head.weight
         self._yes_minus_no = weight[yes].float().cpu() - weight[no].float().cpu()
@@ -245,134 +241,6 @@ def _wait(worker: Worker, steps: Steps[_T], bulk: bool) -> _T:
         # Ctrl-C stops the job before its next pass.
         future.cancel()
         raise
-
-
-def _resolve(checkpoint: Checkpoint) -> Checkpoint:
-    """Make equal what loads the same weights: absolute path, actual device and dtype."""
-    model, revision = checkpoint.model, checkpoint.revision
-    if checkpoint.is_local:
-        model, revision = str(Path(model).expanduser().resolve()), None
-    device = checkpoint.device
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        if torch.backends.mps.is_available():
-            device = "mps"
-    try:
-        parsed = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise InvalidArgumentError(
-            f"device={device!r} is not a torch device. Use None, 'cpu', 'cuda', 'cuda:1' or 'mps'."
-        ) from error
-    kind = parsed.type
-    if kind == "cuda":
-        count = torch.cuda.device_count()
-        index = (
-            parsed.index if parsed.index is not None or not count else torch.cuda.current_device()
-        )
-        if index is None or index >= count:
-            raise InvalidArgumentError(
-                f"device={device!r}, but torch sees {count} CUDA GPUs here. Use device='cpu' or None, "
-                "a GPU that is there, or a CUDA build of torch."
-            )
-        device = f"cuda:{index}"
-    dtype = checkpoint.dtype
-    if dtype == "auto":
-        half = read_geometry(replace(checkpoint, model=model)).dtype in ("bfloat16", "float16")
-        dtype = "bfloat16" if half and _multiplies_bfloat16(kind) else "float32"
-    return replace(checkpoint, model=model, revision=revision, device=device, dtype=dtype)
-
-
-def _multiplies_bfloat16(device: str) -> bool:
-    """Whether products of bfloat16 matrices are native there, so that they are faster."""
-    if device == "cpu":
-        can = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        return bool(can.get("avx512_bf16") or can.get("amx_bf16") or can.get("bf16"))
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return True
-
-
-def _load_tokenizer(checkpoint: Checkpoint) -> tuple[Tokenizer, Tokenizer]:
-    """Return the checkpoint's tokenizer, and a copy that knows no control tokens.
-
-    The copy gives the same ids for all other text, so that no input can produce a control token.
-    """
-    path = find_file(checkpoint, "tokenizer.json")
-    if path is None:
-        raise CheckpointError(
-            f"{checkpoint.model!r} has no tokenizer.json. Save it with "
-            "AutoTokenizer.from_pretrained(base).save_pretrained(directory)."
-        )
-    try:
-        spec = json.loads(path.read_text(encoding="utf-8"))
-        # A fine-tune may have saved its own; here cutting and padding are done by the caller.
-        spec["truncation"] = spec["padding"] = None
-        control = Tokenizer.from_str(json.dumps(spec))
-        added = [token["content"] for token in spec["added_tokens"]]
-        spec["added_tokens"], spec["post_processor"] = [], None
-        plain = Tokenizer.from_str(json.dumps(spec))
-    except Exception as error:  # tokenizers raises plain Exception
-        raise CheckpointError(
-            f"Cannot read {path}: {error}. Fetch the checkpoint again."
-        ) from error
-    for token in added:
-        if control.token_to_id(token) in plain.encode(token, add_special_tokens=False).ids:
-            raise CheckpointError(
-                f"The tokenizer of {checkpoint.model!r} reads {token!r} in plain text as a control "
-                "token: a document could steer its own score. Use the tokenizer of the original model."
-            )
-    return control, plain
-
-
-def _token_id(tokenizer: Tokenizer, token: str, checkpoint: Checkpoint) -> int:
-    index = tokenizer.token_to_id(token)
-    if index is None:
-        raise CheckpointError(
-            f"The tokenizer of {checkpoint.model!r} has no token {token!r}: it is not Qwen3's. "
-            "Use the tokenizer of the original model."
-        )
-    return int(index)
-
-
-def _from_pretrained(kind: Any, checkpoint: Checkpoint) -> Any:
-    """Load weights on their device, refusing a checkpoint that lacks any."""
-    dtype_name = "dtype" if _major_minor(transformers.__version__) >= (4, 56) else "torch_dtype"
-    options: dict[str, Any] = {dtype_name: getattr(torch, checkpoint.dtype)}
-    if checkpoint.attn_implementation is not None:
-        options["attn_implementation"] = checkpoint.attn_implementation
-    try:
-        model, report = kind.from_pretrained(
-            checkpoint.model,
-            revision=checkpoint.revision,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported below, by name
-            **options,
-        )
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # each reader of weights has errors of its own
-        raise CheckpointError(
-            f"Cannot load the weights of {checkpoint.model!r}: {error}"
-        ) from error
-    # transformers fills what is missing or misshapen with random numbers and only logs it.
-    if wrong := sorted(report["mismatched_keys"]):
-        name, found, expected = wrong[0]
-        raise CheckpointError(
-            f"{checkpoint.model!r} has {len(wrong)} weights of another shape than its config.json says: "
-            f"{name} is {tuple(found)} and should be {tuple(expected)}. Fetch the checkpoint again."
-        )
-    if missing := sorted(report["missing_keys"]):
-        raise CheckpointError(
-            f"{checkpoint.model!r} lacks {len(missing)} of its weights ({missing[0]}, …), and random "
-            "numbers would stand in for them. Fetch the checkpoint again."
-        )
-    return model.to(checkpoint.device).eval().requires_grad_(False)
-
-
-def _major_minor(version: str) -> tuple[int, int]:
-    major, minor = version.split(".")[:2]
-    return int(major), int(minor)
 
 
 def _check_finite(values: torch.Tensor, what: str, checkpoint: Checkpoint) -> None:
