@@ -105,14 +105,16 @@ def test_first_use_from_many_threads(
     score = ReferenceReranker(reranking).score("a", "b")
     loads.clear()
     together = threading.Barrier(6)
+    # Held to the end: a model whose last component is gone is let go, and loaded anew.
+    pairs = [(embedder(embedding), reranker(reranking)) for _ in range(6)]
 
-    def work(_: int) -> tuple[list[float], list[float]]:
-        model, ranker = embedder(embedding), reranker(reranking)
+    def work(pair: tuple[Qwen3Embedding, Qwen3Reranker]) -> tuple[list[float], list[float]]:
+        model, ranker = pair
         together.wait()
         return model.get_text_embedding("a"), ranker.score("a", ["b"])
 
     with ThreadPoolExecutor(6) as pool:
-        results = list(pool.map(work, range(6)))
+        results = list(pool.map(work, pairs))
     assert len(loads) == 2
     for vectors, scores in results:
         assert cosine_distance(vectors, vector) < COSINE_TOLERANCE
