@@ -6,39 +6,47 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
-from torch.nn.modules.module import register_module_forward_pre_hook
-from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+import pytest
 from typing_extensions import Self
+
+from llamaindex_qwen3.engine import network
 
 
 class ForwardPasses:
-    """Count forward passes, and hold them up where a test asks for it.
+    """Count the engine's forward passes, and hold them up where a test asks for it.
 
-    A pass is a call of a model's first layer, so that it counts whichever class runs it.
-    `before` is called with the pass's number, from 1, in the thread that computes.
+    `before` is called with the pass's number, from 1, in the thread that computes; `rows` keeps
+    how many texts each pass ran, `tokens` how many tokens.
     """
 
     def __init__(self) -> None:
         self.count = 0
+        self.rows: list[int] = []
+        self.tokens: list[int] = []
         self.before: Callable[[int], None] | None = None
         self._lock = threading.Lock()
+        self._patch = pytest.MonkeyPatch()
 
     def __enter__(self) -> Self:
-        self._handle = register_module_forward_pre_hook(self._hook)
+        for kind in (network.PackedNetwork, network.TransformersNetwork):
+            self._patch.setattr(kind, "forward", self._counted(kind.forward))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._handle.remove()
+        self._patch.undo()
 
-    def _hook(self, module: nn.Module, _inputs: Any) -> None:
-        if not isinstance(module, Qwen3DecoderLayer) or module.self_attn.layer_idx != 0:
-            return
-        with self._lock:
-            self.count += 1
-            number = self.count
-        if self.before is not None:
-            self.before(number)
+    def _counted(self, forward: Any) -> Any:
+        def run(model: Any, segments: Any) -> Any:
+            with self._lock:
+                self.count += 1
+                number = self.count
+                self.rows.append(sum(segment.keep is None for segment in segments))
+                self.tokens.append(sum(len(segment.ids) for segment in segments))
+            if self.before is not None:
+                self.before(number)
+            return forward(model, segments)
+
+        return run
 
     def during(self, work: Callable[[], object]) -> int:
         """Return how many passes happen while `work` runs."""

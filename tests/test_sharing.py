@@ -18,6 +18,7 @@ from components import (
 )
 from reference import ReferenceEmbedder, ReferenceReranker
 
+from llamaindex_qwen3 import Qwen3Embedding, Qwen3Reranker
 from llamaindex_qwen3.errors import CheckpointError
 
 Factory = Callable[..., Path]

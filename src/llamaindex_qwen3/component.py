@@ -69,8 +69,10 @@ class Qwen3Component(BaseModel):
     attn_implementation: str | None = Field(
         default=None, description="Attention of transformers: 'sdpa', 'eager', 'flash_attention_2'."
     )
-    device: str | None = Field(
-        default=None, exclude=True, description="torch device; None takes a GPU where there is one."
+    device: str | list[str] | None = Field(
+        default=None,
+        exclude=True,
+        description="torch device, or several that share the work; None takes a GPU where there is one.",
     )
     max_batch_tokens: int | None = Field(
         default=None, exclude=True, description="Most padded tokens of one forward pass."
@@ -138,6 +140,8 @@ class Qwen3Component(BaseModel):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InvalidArgumentError(f"{name}={value} must be at least {least} tokens.")
+        if self.device == []:
+            raise InvalidArgumentError("device=[] names no device. Name at least one, or None.")
         if self.base_url is not None:
             raise InvalidArgumentError(
                 f"base_url={self.base_url!r}: this version runs models in the process only; model "
@@ -163,9 +167,8 @@ class Qwen3Component(BaseModel):
 
     def _checkpoint(self) -> Checkpoint:
         role, model = self._model_id()
-        return Checkpoint(
-            role, model, self.revision, self.dtype, self.device, self.attn_implementation
-        )
+        device = tuple(self.device) if isinstance(self.device, list) else self.device
+        return Checkpoint(role, model, self.revision, self.dtype, device, self.attn_implementation)
 
     def _loaded(self) -> Any:
         """Return the engine, loading the weights at the first call."""

@@ -23,6 +23,10 @@ class NonFiniteError(Qwen3Error, ArithmeticError):
     """A vector or score is NaN or infinite."""
 
 
+class DeviceMemoryError(Qwen3Error, MemoryError):
+    """One text alone does not fit into the memory of the device."""
+
+
 class StoreError(Qwen3Error):
     """A Milvus collection cannot be opened as asked, or does not fit the vectors."""
 

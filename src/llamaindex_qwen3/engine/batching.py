@@ -26,3 +26,27 @@ def plan_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int
             batches.append([index])
             longest = lengths[index]
     return batches
+
+
+def group_lengths(lengths: Sequence[int], most_padding: float = 0.05) -> list[list[int]]:
+    """Group rows whose attention runs together, padded to the longest of each group.
+
+    Args:
+        lengths: Tokens of each row.
+        most_padding: Share of a group's positions that may be padding.
+
+    Returns:
+        Indices into `lengths`, each exactly once, longest first.
+    """
+    groups: list[list[int]] = []
+    tokens = 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if groups:
+            room = lengths[groups[-1][0]] * (len(groups[-1]) + 1)
+            if tokens + lengths[index] >= (1 - most_padding) * room:
+                groups[-1].append(index)
+                tokens += lengths[index]
+                continue
+        groups.append([index])
+        tokens = lengths[index]
+    return groups

@@ -30,8 +30,13 @@ class Checkpoint:
     model: str
     revision: str | None = None
     dtype: str = "auto"
-    device: str | None = None
+    device: str | tuple[str, ...] | None = None
     attn_implementation: str | None = None
+
+    @property
+    def devices(self) -> tuple[str | None, ...]:
+        """The devices that get a copy of the weights each; None is the best there is."""
+        return self.device if isinstance(self.device, tuple) else (self.device,)
 
     @property
     def is_local(self) -> bool:

@@ -16,11 +16,21 @@ from .checkpoint import Checkpoint, find_file, read_geometry
 
 
 def resolve(checkpoint: Checkpoint) -> Checkpoint:
-    """Make equal what loads the same weights: absolute path, actual device and dtype."""
+    """Make equal what loads the same weights: absolute path, actual devices and dtype."""
     model, revision = checkpoint.model, checkpoint.revision
     if checkpoint.is_local:
         model, revision = str(Path(model).expanduser().resolve()), None
-    device = checkpoint.device
+    devices = tuple(_device(device) for device in checkpoint.devices)
+    dtype = checkpoint.dtype
+    if dtype == "auto":
+        half = read_geometry(replace(checkpoint, model=model)).dtype in ("bfloat16", "float16")
+        fast = all(_multiplies_bfloat16(device.partition(":")[0]) for device in devices)
+        dtype = "bfloat16" if half and fast else "float32"
+    return replace(checkpoint, model=model, revision=revision, device=devices, dtype=dtype)
+
+
+def _device(device: str | None) -> str:
+    """Return the name of a device that is there, with its index."""
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if torch.backends.mps.is_available():
@@ -29,10 +39,10 @@ def resolve(checkpoint: Checkpoint) -> Checkpoint:
         parsed = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise InvalidArgumentError(
-            f"device={device!r} is not a torch device. Use None, 'cpu', 'cuda', 'cuda:1' or 'mps'."
+            f"device={device!r} is not a torch device. Use None, 'cpu', 'cuda', 'cuda:1' or 'mps', or "
+            "a list of several."
         ) from error
-    kind = parsed.type
-    if kind == "cuda":
+    if parsed.type == "cuda":
         count = torch.cuda.device_count()
         index = (
             parsed.index if parsed.index is not None or not count else torch.cuda.current_device()
@@ -43,11 +53,7 @@ def resolve(checkpoint: Checkpoint) -> Checkpoint:
                 "a GPU that is there, or a CUDA build of torch."
             )
         device = f"cuda:{index}"
-    dtype = checkpoint.dtype
-    if dtype == "auto":
-        half = read_geometry(replace(checkpoint, model=model)).dtype in ("bfloat16", "float16")
-        dtype = "bfloat16" if half and _multiplies_bfloat16(kind) else "float32"
-    return replace(checkpoint, model=model, revision=revision, device=device, dtype=dtype)
+    return device
 
 
 def _multiplies_bfloat16(device: str) -> bool:
@@ -103,8 +109,8 @@ def token_id(tokenizer: Tokenizer, token: str, checkpoint: Checkpoint) -> int:
     return int(index)
 
 
-def load_weights(kind: Any, checkpoint: Checkpoint) -> Any:
-    """Load weights on their device, refusing a checkpoint that lacks any."""
+def load_weights(kind: Any, checkpoint: Checkpoint, device: str) -> Any:
+    """Load weights onto a device, refusing a checkpoint that lacks any."""
     dtype_name = "dtype" if _major_minor(transformers.__version__) >= (4, 56) else "torch_dtype"
     options: dict[str, Any] = {dtype_name: getattr(torch, checkpoint.dtype)}
     if checkpoint.attn_implementation is not None:
@@ -136,7 +142,7 @@ def load_weights(kind: Any, checkpoint: Checkpoint) -> Any:
             f"{checkpoint.model!r} lacks {len(missing)} of its weights ({missing[0]}, …), and random "
             "numbers would stand in for them. Fetch the checkpoint again."
         )
-    return model.to(checkpoint.device).eval().requires_grad_(False)
+    return model.to(device).eval().requires_grad_(False)
 
 
 def _major_minor(version: str) -> tuple[int, int]:

@@ -6,7 +6,8 @@ import asyncio
 import threading
 import warnings
 import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import torch
@@ -14,26 +15,35 @@ import torch.nn.functional as F
 from transformers import Qwen3ForCausalLM, Qwen3Model
 
 from ..errors import InvalidArgumentError, NonFiniteError, TruncationWarning
-from ..prompts import RERANKER_PREFIX, RERANKER_SUFFIX, embedding_ids, pair_ids
-from .batching import plan_batches
+from ..prompts import (
+    RERANKER_PREFIX,
+    RERANKER_SUFFIX,
+    embedding_ids,
+    format_pair,
+    format_query,
+    pair_ids,
+)
 from .checkpoint import Checkpoint, read_geometry
 from .loading import load_tokenizer, load_weights, resolve, token_id
+from .network import Network, PackedNetwork, TransformersNetwork
+from .prefixes import PrefixCache, Row, common_length
 from .protocol import EncodeRequest, EncodeResult, ScoreRequest, ScoreResult
 from .schedule import BULK, INTERACTIVE, Steps, Worker
 
-# Padded tokens of one forward pass: small batches stay in the caches of a CPU, a GPU wants work.
-_BATCH_TOKENS = {"cpu": 4096}
+# Padded tokens of one forward pass: few stay in the caches of a CPU, a GPU wants more work.
+_BATCH_TOKENS = {"cpu": 1024}
 _BATCH_TOKENS_GPU = 32768
 _END = "<|endoftext|>"
 _TEXTS_AT_ONCE = 64
 
 _M = TypeVar("_M", bound="_LocalModel")
+_T = TypeVar("_T")
 _loaded: weakref.WeakValueDictionary[Checkpoint, Any] = weakref.WeakValueDictionary()
 _loading = threading.Lock()
 
 
 class _LocalModel:
-    """One copy of one checkpoint's weights with its tokenizer and its worker."""
+    """One copy of one checkpoint's weights per device, with its tokenizer and its worker."""
 
     @classmethod
     def shared(cls: type[_M], checkpoint: Checkpoint) -> _M:
@@ -51,16 +61,28 @@ class _LocalModel:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.geometry = read_geometry(checkpoint)
-        self._worker = Worker()
         self._truncation_reported = False
         self._control, self._plain = load_tokenizer(checkpoint)
-        self._model = self._load_weights()
+        devices = [str(device) for device in checkpoint.devices]  # resolved
+        self._copies = [PrefixCache(self._load(device)) for device in devices]
+        self._most_shared = min(copy.most_tokens for copy in self._copies)
+        self._budget = min(
+            _BATCH_TOKENS.get(device.partition(":")[0], _BATCH_TOKENS_GPU) for device in devices
+        )
+        self._worker = Worker(len(devices))
 
     def __deepcopy__(self: _M, memo: dict[int, Any]) -> _M:
         return self
 
-    def _load_weights(self) -> Any:
+    def _load(self, device: str) -> Network:
+        """Load the weights onto a device."""
         raise NotImplementedError
+
+    def _network(self, model: Any) -> Network:
+        # Attention of transformers' own is only to be had with its own forward pass.
+        if self.checkpoint.attn_implementation is None and PackedNetwork.supports(model.config):
+            return PackedNetwork(model)
+        return TransformersNetwork(model)
 
     def _encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenize texts whose control tokens are text like any other."""
@@ -70,32 +92,26 @@ class _LocalModel:
     def _max_length(self, asked: int) -> int:
         return min(asked, self.geometry.max_position_embeddings)
 
-    @torch.inference_mode()
-    def _last_hidden(self, rows: Sequence[list[int]]) -> torch.Tensor:
-        """Run one batch and return each row's last hidden state, float32 [rows, hidden].
+    def _run(self, device: int, rows: Sequence[Row]) -> torch.Tensor:
+        return self._copies[device].run(rows)
 
-        Rows are padded on the right and no mask is given: under causal attention no real token
-        ever sees what stands after it.
+    def _submit(self, steps: Steps[_T], max_batch_tokens: int | None, bulk: bool) -> Future[_T]:
+        priority = BULK if bulk else INTERACTIVE
+        return self._worker.submit(steps, self._run, max_batch_tokens or self._budget, priority)
+
+    def _rows(self, ids: Sequence[list[int]], prompt: Sequence[int], alike: bool) -> list[Row]:
+        """Mark how many first tokens are shared: with rows of other calls, and among these.
+
+        Args:
+            ids: Token ids of each row.
+            prompt: What rows of other calls begin with as well, at most.
+            alike: Whether these rows are likely to share more than that.
         """
-        last = torch.tensor([len(row) - 1 for row in rows])
-        ids = torch.zeros(len(rows), int(last.max()) + 1, dtype=torch.long)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row)
-        device = self._model.device
-        hidden = self._model(input_ids=ids.to(device), use_cache=False).last_hidden_state
-        last_hidden: torch.Tensor = hidden[torch.arange(len(rows)), last.to(device)]
-        return last_hidden.float()
-
-    def _run_batches(
-        self, rows: Sequence[list[int]], max_batch_tokens: int | None
-    ) -> Generator[None, None, torch.Tensor]:
-        """Return the last hidden states of all rows, float32 [rows, hidden], in their order."""
-        budget = max_batch_tokens or _BATCH_TOKENS.get(self._model.device.type, _BATCH_TOKENS_GPU)
-        out = torch.empty(len(rows), self.geometry.hidden_size)
-        for index in plan_batches([len(row) for row in rows], budget):
-            yield
-            out[index] = self._last_hidden([rows[i] for i in index]).cpu()
-        return out
+        beginnings = {common_length([*ids, [*prompt, -1]])}
+        if alike and len(ids) > 1:
+            beginnings.add(common_length(ids))
+        cuts = sorted({min(cut, self._most_shared) for cut in beginnings} - {0})
+        return [Row(row, tuple(cuts)) for row in ids]
 
     def _report(self, truncated: Sequence[int], max_length: int) -> None:
         """Warn, once per model, that texts were cut."""
@@ -117,20 +133,21 @@ class LocalEncoder(_LocalModel):
 
     def encode(self, request: EncodeRequest) -> EncodeResult:
         """Embed and wait; see `Encoder`."""
-        result = _wait(self._worker, self._steps(request), request.bulk)
+        future = self._submit(self._steps(request), request.max_batch_tokens, request.bulk)
+        result = _wait(future)
         self._report(result.truncated, request.max_length)
         return result
 
     async def aencode(self, request: EncodeRequest) -> EncodeResult:
         """Embed without blocking the event loop; see `Encoder`."""
-        priority = BULK if request.bulk else INTERACTIVE
-        result = await asyncio.wrap_future(self._worker.submit(self._steps(request), priority))
+        future = self._submit(self._steps(request), request.max_batch_tokens, request.bulk)
+        result = await asyncio.wrap_future(future)
         self._report(result.truncated, request.max_length)
         return result
 
-    def _load_weights(self) -> Any:
+    def _load(self, device: str) -> Network:
         self._end_id = token_id(self._control, _END, self.checkpoint)
-        return load_weights(Qwen3Model, self.checkpoint)
+        return self._network(load_weights(Qwen3Model, self.checkpoint, device))
 
     def _steps(self, request: EncodeRequest) -> Steps[EncodeResult]:
         rows: list[list[int]] = []
@@ -148,9 +165,12 @@ class LocalEncoder(_LocalModel):
             )
             rows += ids
             truncated += cut
-            yield
+            yield None
+        if not rows:
+            return EncodeResult([], [])
         distinct, places = _distinct(rows)
-        vectors = yield from self._run_batches(distinct, request.max_batch_tokens)
+        prompt = self._encode_plain([format_query(request.task, "")])[0] if request.task else []
+        vectors = yield self._rows(distinct, prompt, alike=False)
         # Shorten first, then normalise again: a cut unit vector is no longer one.
         vectors = vectors[:, : request.dimensions]
         if request.normalize:
@@ -165,27 +185,28 @@ class LocalScorer(_LocalModel):
 
     def score(self, request: ScoreRequest) -> ScoreResult:
         """Score and wait; see `Scorer`."""
-        result = _wait(self._worker, self._steps(request), bulk=False)
+        result = _wait(self._submit(self._steps(request), request.max_batch_tokens, bulk=False))
         self._report(result.truncated, request.max_length)
         return result
 
     async def ascore(self, request: ScoreRequest) -> ScoreResult:
         """Score without blocking the event loop; see `Scorer`."""
-        result = await asyncio.wrap_future(self._worker.submit(self._steps(request)))
+        future = self._submit(self._steps(request), request.max_batch_tokens, bulk=False)
+        result = await asyncio.wrap_future(future)
         self._report(result.truncated, request.max_length)
         return result
 
-    def _load_weights(self) -> Any:
+    def _load(self, device: str) -> Network:
         self._prefix, self._suffix = (
             self._control.encode(text, add_special_tokens=False).ids
             for text in (RERANKER_PREFIX, RERANKER_SUFFIX)
         )
         yes, no = (token_id(self._control, word, self.checkpoint) for word in ("yes", "no"))
-        model = load_weights(Qwen3ForCausalLM, self.checkpoint)
+        model = load_weights(Qwen3ForCausalLM, self.checkpoint, device)
         # Two rows are all that is read of the output matrix. A copy lets an untied one go.
         weight = model.lm_head.weight
         self._yes_minus_no = weight[yes].float().cpu() - weight[no].float().cpu()
-        return model.model
+        return self._network(model.model)
 
     def _steps(self, request: ScoreRequest) -> Steps[ScoreResult]:
         _check_unicode([request.query], "Query")
@@ -200,14 +221,12 @@ class LocalScorer(_LocalModel):
             self._max_length(request.max_length),
         )
         distinct, places = _distinct(rows)
-        hidden = yield from self._run_batches(distinct, request.max_batch_tokens)
+        head = self._encode_plain([format_pair(request.instruction, "", "")])[0]
+        hidden = yield self._rows(distinct, [*self._prefix, *head], alike=True)
         # float32 throughout: in bfloat16 the scores of good documents tie.
         log_odds = (hidden @ self._yes_minus_no)[places]
         _check_finite(log_odds, "score", self.checkpoint)
         return ScoreResult(log_odds.tolist(), truncated)
-
-
-_T = TypeVar("_T")
 
 
 def _distinct(rows: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:
@@ -233,8 +252,7 @@ def _check_unicode(texts: Sequence[str], what: str, start: int = 0) -> None:
             ) from None
 
 
-def _wait(worker: Worker, steps: Steps[_T], bulk: bool) -> _T:
-    future = worker.submit(steps, BULK if bulk else INTERACTIVE)
+def _wait(future: Future[_T]) -> _T:
     try:
         return future.result()
     except BaseException:
