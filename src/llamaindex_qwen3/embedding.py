@@ -63,7 +63,7 @@ class Qwen3Embedding(Qwen3Component, BaseEmbedding):
     text_instruction: str | None = Field(default=None, description="Task of documents, if any.")
     normalize: bool = Field(default=True, description="Scale vectors to unit length.")
     embed_batch_size: int = Field(
-        default=256,
+        default=128,
         gt=0,
         le=2048,
         exclude=True,

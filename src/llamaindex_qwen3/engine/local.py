@@ -99,15 +99,16 @@ class _LocalModel:
         priority = BULK if bulk else INTERACTIVE
         return self._worker.submit(steps, self._run, max_batch_tokens or self._budget, priority)
 
-    def _rows(self, ids: Sequence[list[int]], prompt: Sequence[int], alike: bool) -> list[Row]:
+    def _rows(self, ids: Sequence[list[int]], prompt: list[int], alike: bool) -> list[Row]:
         """Mark how many first tokens are shared: with rows of other calls, and among these.
 
         Args:
             ids: Token ids of each row.
-            prompt: What rows of other calls begin with as well, at most.
+            prompt: What rows of other calls begin with as well.
             alike: Whether these rows are likely to share more than that.
         """
-        beginnings = {common_length([*ids, [*prompt, -1]])}
+        # Its last token is left out: it may join with the text, in some rows and not in others.
+        beginnings = {common_length([*ids, prompt])} if prompt else set()
         if alike and len(ids) > 1:
             beginnings.add(common_length(ids))
         cuts = sorted({min(cut, self._most_shared) for cut in beginnings} - {0})
@@ -221,8 +222,9 @@ class LocalScorer(_LocalModel):
             self._max_length(request.max_length),
         )
         distinct, places = _distinct(rows)
-        head = self._encode_plain([format_pair(request.instruction, "", "")])[0]
-        hidden = yield self._rows(distinct, [*self._prefix, *head], alike=True)
+        head, _, _ = format_pair(request.instruction, "", "").rpartition(" \n<Document>")
+        ids = self._encode_plain([head])[0]
+        hidden = yield self._rows(distinct, [*self._prefix, *ids], alike=True)
         # float32 throughout: in bfloat16 the scores of good documents tie.
         log_odds = (hidden @ self._yes_minus_no)[places]
         _check_finite(log_odds, "score", self.checkpoint)

@@ -14,7 +14,14 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 
-from .attention import attend_blocks, attend_last, attend_sdpa
+from .attention import (
+    Packing,
+    attend_blocks,
+    attend_last,
+    attend_sdpa,
+    offsets,
+    packed_attention,
+)
 from .batching import group_lengths
 from .linear import PackedLinear, PlainLinear, packs
 
@@ -118,6 +125,19 @@ class _Group:
         return self.prefix.length if self.prefix else 0
 
 
+@dataclass(eq=False)
+class _Chain:
+    """All segments of a pass for attention that needs no padding."""
+
+    packing: Packing
+    positions: torch.Tensor
+    # Prefixes kept from earlier passes, whose keys stand behind this pass's own; which of them
+    # all each row sees, in order; and which make the prefixes that this pass is to fill.
+    kept: list[Prefix]
+    seen: torch.Tensor
+    fills: list[tuple[Prefix, torch.Tensor]]
+
+
 class PackedNetwork:
     """Qwen3 over packed tokens."""
 
@@ -134,6 +154,9 @@ class PackedNetwork:
         self._rotary = model.rotary_emb
         self._tables = torch.empty(2, 0, self._head_dim)
         self._attend = attend_blocks if self._embed.device.type == "cpu" else attend_sdpa
+        self._attend_packed = packed_attention(
+            self._heads, self._kv_heads, self._embed.new_empty(self._head_dim)
+        )
         linear = PackedLinear if packs(model.layers[0].mlp.gate_proj.weight) else PlainLinear
         self._layers = []
         count = len(model.layers)
@@ -162,12 +185,17 @@ class PackedNetwork:
     @torch.inference_mode()
     def forward(self, segments: Sequence[Segment]) -> torch.Tensor:
         """Run the segments; see `Network`."""
-        groups, ids, last = self._plan(segments)
+        groups, ids, last, order = self._plan(segments)
+        chain = self._chain([segments[i] for i in order]) if self._attend_packed else None
         x = F.embedding(ids, self._embed)
         tables = self._angles(max(group.offset + group.length for group in groups))
         for index, layer in enumerate(self._layers[:-1]):
             h = F.rms_norm(x, (self._hidden,), layer.input_norm, self._eps)
-            a = self._attention(layer, index, layer.query_key_value(h), groups, tables)
+            x_qkv = layer.query_key_value(h)
+            if chain:
+                a = self._packed_attention(layer, index, x_qkv, chain, tables)
+            else:
+                a = self._attention(layer, index, x_qkv, groups, tables)
             x = self._feed_forward(layer, layer.output.plus(a, x))
         layer = self._layers[-1]
         h = F.rms_norm(x, (self._hidden,), layer.input_norm, self._eps)
@@ -181,8 +209,10 @@ class PackedNetwork:
         y: torch.Tensor = layer.down.plus(layer.up.times(h, layer.gate.silu(h)), x)
         return y
 
-    def _plan(self, segments: Sequence[Segment]) -> tuple[list[_Group], torch.Tensor, torch.Tensor]:
-        """Return the groups of attention, the ids in packed order, and the rows that are wanted."""
+    def _plan(
+        self, segments: Sequence[Segment]
+    ) -> tuple[list[_Group], torch.Tensor, torch.Tensor, list[int]]:
+        """Return the groups of attention, the packed ids, the rows wanted of them, the order."""
         device = self._embed.device
         places: dict[int, int] = {}
         for i, segment in enumerate(segments):
@@ -231,7 +261,42 @@ class PackedNetwork:
                     ),
                 )
             )
-        return groups, torch.tensor(ids, device=device), torch.tensor(last, device=device)
+        order = [i for indices in members for i in indices]
+        return groups, torch.tensor(ids, device=device), torch.tensor(last, device=device), order
+
+    def _chain(self, segments: Sequence[Segment]) -> _Chain:
+        """Plan attention without padding over segments in packed order."""
+        device = self._embed.device
+        own, tokens, kept_tokens = [], 0, 0
+        for segment in segments:
+            own.append(torch.arange(tokens, tokens + len(segment.ids)))
+            tokens += len(segment.ids)
+        # Where each prefix's keys are: among this pass's own, or behind them.
+        rows: dict[Prefix | None, torch.Tensor] = {None: torch.arange(0)}
+        kept: list[Prefix] = []
+        fills = []
+        seen = []
+        for segment, mine in zip(segments, own, strict=True):
+            prefix = segment.prefix
+            if prefix is not None and prefix not in rows:
+                start = tokens + kept_tokens
+                rows[prefix] = torch.arange(start, start + prefix.length)
+                kept.append(prefix)
+                kept_tokens += prefix.length
+            seen.append(torch.cat([rows[prefix], mine]))
+            if segment.keep is not None:
+                rows[segment.keep] = seen[-1]
+                fills.append((segment.keep, seen[-1].to(device)))
+        lengths, key_lengths = [len(x) for x in own], [len(x) for x in seen]
+        packing = Packing(
+            offsets(lengths, device), offsets(key_lengths, device), max(lengths), max(key_lengths)
+        )
+        positions = [
+            torch.arange(segment.start, segment.start + len(segment.ids)) for segment in segments
+        ]
+        return _Chain(
+            packing, torch.cat(positions).to(device), kept, torch.cat(seen).to(device), fills
+        )
 
     def _angles(self, length: int) -> torch.Tensor:
         """Return cosines and sines of at least `length` positions, float32 [2, length, head_dim]."""
@@ -322,6 +387,38 @@ class PackedNetwork:
             else:
                 torch.index_select(attended.reshape(-1, rows.shape[1]), 0, group.packed, out=rows)
         return out
+
+    def _packed_attention(
+        self, layer: _Layer, index: int, x: torch.Tensor, chain: _Chain, tables: torch.Tensor
+    ) -> torch.Tensor:
+        """Do as `_attention` does, without padding and without a step per group."""
+        heads, kv_heads = self._heads, self._kv_heads
+        x = x.view(1, len(x), -1, self._head_dim)
+        unit = self._unit(x[:, :, : heads + kv_heads])
+        q, k = torch.empty_like(unit[:, :, :heads]), torch.empty_like(unit[:, :, heads:])
+        turns = [
+            [table[chain.positions] for table in self._turn(weight, tables, scale)]
+            for weight, scale in (
+                (layer.query_norm, self._head_dim**-0.5),
+                (layer.key_norm, 1.0),
+            )
+        ]
+        self._rotate(unit[:, :, :heads], turns[0], q)
+        self._rotate(unit[:, :, heads:], turns[1], k)
+        keys = [k[0], *(prefix.keys[index].transpose(0, 1) for prefix in chain.kept)]
+        values = [
+            x[0, :, heads + kv_heads :],
+            *(prefix.values[index].transpose(0, 1) for prefix in chain.kept),
+        ]
+        all_keys, all_values = torch.cat(keys), torch.cat(values)
+        for prefix, rows in chain.fills:
+            prefix.keys.append(all_keys[rows].transpose(0, 1))
+            prefix.values.append(all_values[rows].transpose(0, 1))
+        assert self._attend_packed is not None
+        gathered = self._attend_packed(
+            q[0], all_keys[chain.seen], all_values[chain.seen], chain.packing
+        )
+        return gathered.flatten(1)
 
     def _last_attention(
         self,
