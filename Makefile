@@ -4,7 +4,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 FAQ := examples/data/milvus_faq
 
-.PHONY: demo test eval check clean
+SIZE ?= 0.6b
+DTYPE ?= float32
+
+.PHONY: demo test eval bench check clean
 
 # The main job on the demo models: ingest a folder, retrieve, rerank, answer if there is a key.
 demo: .venv/demo.stamp
@@ -18,6 +21,16 @@ test: .venv/test.stamp
 eval: .venv/demo.stamp
 	$(BIN)/qwen3-rag ingest $(FAQ) --models demo --uri .venv/demo.db
 	$(BIN)/qwen3-rag eval $(FAQ)/questions.jsonl --language en --models demo --uri .venv/demo.db
+
+# The engine against its peers. At the size of the real models this takes over an hour on two cores;
+# SIZE=tiny a minute.
+bench: .venv/bench.stamp
+	$(BIN)/python -m benchmarks query --size $(SIZE) --dtype $(DTYPE)
+	$(BIN)/python -m benchmarks memory --size $(SIZE) --dtype $(DTYPE)
+	$(BIN)/python -m benchmarks rerank --size $(SIZE) --dtype $(DTYPE)
+	$(BIN)/python -m benchmarks rerank --size $(SIZE) --dtype $(DTYPE) --candidates 100 --rounds 1
+	$(BIN)/python -m benchmarks ingest --size $(SIZE) --dtype $(DTYPE)
+	$(BIN)/python -m benchmarks roofline --size $(SIZE) --dtype $(DTYPE)
 
 check: .venv/test.stamp
 	$(BIN)/ruff check .
@@ -35,6 +48,10 @@ clean:
 
 .venv/demo.stamp: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) -e ".[cli]"
+	touch $@
+
+.venv/bench.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e ".[bench]"
 	touch $@
 
 .venv/test.stamp: pyproject.toml constraints.txt | .venv/bin/python

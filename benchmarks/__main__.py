@@ -195,8 +195,25 @@ def query(
     ]
     waits = _waits(ours, texts(directory, chunks), during)
     settings = {"size": size, "dtype": dtype, "device": device, "tokens of a query": 12}
+    settings["queue, us"] = round(_queue_microseconds(ours))
     p95 = statistics.quantiles(waits, n=20)[-1]
     report("query", rows, {**settings, "passes waited for, p95": p95, "most": max(waits)})
+
+
+def _queue_microseconds(model: Qwen3Embedding) -> float:
+    """Return what a job that does nothing takes from the caller to the worker and back."""
+    engine = model._slot.engine
+
+    def nothing() -> Any:
+        return
+        yield
+
+    def once() -> float:
+        start = time.perf_counter()
+        engine._submit(nothing(), None, False).result()
+        return 1e6 * (time.perf_counter() - start)
+
+    return statistics.median(once() for _ in range(300))
 
 
 def _waits(model: Qwen3Embedding, documents: list[str], count: int) -> list[int]:
