@@ -124,9 +124,9 @@ def _stop(queue: _Queue, threads: Sequence[threading.Thread]) -> None:
     with queue.ready:
         queue.closed = True
         queue.ready.notify_all()
-    for thread in threads:
-        # The last reference may be dropped by a worker thread itself.
-        if thread is not threading.current_thread():
+    # The last reference may be dropped by one of them, with the queue locked: it must wait for none.
+    if threading.current_thread() not in threads:
+        for thread in threads:
             thread.join()
 
 
