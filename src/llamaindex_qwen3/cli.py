@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import show
 from .errors import GenerationError, InvalidArgumentError, Qwen3Error
@@ -136,11 +139,30 @@ def loading(model: str) -> Iterator[None]:
     yield
 
 
+@contextmanager
+def stop_on_interrupt() -> Iterator[threading.Event]:
+    """Set an event at the first Ctrl-C, so that the batch under way is finished and stored."""
+    stop = threading.Event()
+
+    def handle(*_: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        err.print("Finishing this batch; Ctrl-C again ends at once.")
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @app.command()
 @plain_errors
 def ingest(
     paths: Annotated[
-        list[Path], typer.Argument(help="Markdown or text files, or folders of them.")
+        list[Path],
+        typer.Argument(help="Markdown, text, HTML or PDF files, or folders of them."),
     ],
     models: Models = DEFAULT_MODELS,
     uri: Uri = DEFAULT_URI,
@@ -153,31 +175,40 @@ def ingest(
     Example: qwen3-rag ingest docs/ --models 0.6b
     """
     session = Session(models, uri, collection, token, DEFAULT_TASK)
-    from .pipeline import ingest as run
-    from .pipeline import read_documents
+    from .ingestion import IngestProgress
+    from .ingestion import ingest as run
+    from .readers import find_files
 
-    read_documents(paths)  # a mistyped path should not cost the loading of a model
+    find_files(paths)  # a mistyped path should not cost the loading of a model
     store = session.store(overwrite)
     columns = (
         TextColumn("Embedding"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("chunks"),
+        DownloadColumn(),
+        TextColumn("[dim]{task.fields[chunks]} chunks, {task.fields[rate]:.0f}/s[/]"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True) as progress:
-        bar = progress.add_task("embed", total=None)
+    with stop_on_interrupt() as stop, Progress(*columns, console=err, transient=True) as progress:
+        bar = progress.add_task("embed", total=None, chunks=0, rate=0.0)
+        started = time.monotonic()
+
+        def show_progress(now: IngestProgress) -> None:
+            rate = now.added / (time.monotonic() - started)
+            progress.update(
+                bar, completed=now.bytes, total=now.bytes_in_all, chunks=now.added, rate=rate
+            )
+
         report = run(
-            paths,
-            session.embed_model,
-            store,
-            lambda done, total: progress.update(bar, completed=done, total=total),
+            paths, session.embed_model, store, on_progress=show_progress, should_stop=stop.is_set
         )
     out.print(
         f"Stored {report.added} chunks of {report.files} files in {show.escape(collection)} at "
         f"{show.escape(uri)} ({report.unchanged} unchanged, {report.removed} removed).",
         soft_wrap=True,
     )
+    if report.stopped:
+        err.print("Stopped before the end. The same command goes on from here.")
+        raise typer.Exit(130)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from llama_index.core.storage.kvstore.types import BaseKVStore
 
 from .cache import VectorCache
 from .component import Qwen3Component, check_task
-from .engine.checkpoint import MIN_DIMENSIONS, Checkpoint, Geometry, Role
+from .engine.checkpoint import MIN_DIMENSIONS, Checkpoint, Geometry, Role, identify
 from .engine.protocol import Encoder, EncodeRequest
 from .errors import InvalidArgumentError
 from .prompts import DEFAULT_TASK
@@ -104,6 +104,15 @@ class Qwen3Embedding(Qwen3Component, BaseEmbedding):
             model, self.revision, self.dtype, self.dimensions, self.normalize, self.max_length, task,
         )  # fmt: skip
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+    def built_with(self) -> dict[str, str | bool | None]:
+        """Say what documents' vectors depend on, for a store to note and to compare."""
+        return {
+            "model": identify(self._checkpoint()),
+            "name": self.model_name,
+            "document task": self.text_instruction,
+            "normalize": self.normalize,
+        }
 
     @field_validator("embeddings_cache", mode="after")
     @classmethod

@@ -254,7 +254,7 @@ def _serve_lite(arguments: list[str]) -> None:
     from milvus_lite.cmdline import main as milvus_lite
 
     def end_with_parent() -> None:
-        sys.stdin.read()
+        os.read(sys.stdin.fileno(), 1)
         os.kill(os.getpid(), signal.SIGINT)
 
     # A job in a shell's background ignores SIGINT, and so do the processes that it starts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from ..errors import CheckpointError, InvalidArgumentError
 Role = Literal["embedding", "reranker"]
 
 MIN_DIMENSIONS = 32
+_SAMPLES = 64
 # The 8B embedding model overflows to NaN in float16 on some ordinary texts.
 _FLOAT16_MAX_HIDDEN = 4095
 _ARCHITECTURES: dict[Role, set[str]] = {
@@ -87,6 +89,23 @@ def read_geometry(checkpoint: Checkpoint) -> Geometry:
         )
     dtype = config.get("dtype") or config.get("torch_dtype")
     return Geometry(hidden, int(config.get("max_position_embeddings") or 32768), dtype)
+
+
+def identify(checkpoint: Checkpoint) -> str:
+    """Name the weights themselves: a hub id, or what a directory holds wherever it stands."""
+    directory = Path(checkpoint.model).expanduser()
+    if not checkpoint.is_local:
+        return f"{checkpoint.model}@{checkpoint.revision or 'main'}"
+    digest = hashlib.sha256()
+    for file in sorted([directory / "config.json", *directory.glob("*.safetensors")]):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}\n".encode())
+        with file.open("rb") as data:
+            # A sample of the weights: a fine-tune of the same shape differs everywhere.
+            for step in range(_SAMPLES):
+                data.seek(size * step // _SAMPLES)
+                digest.update(data.read(4096))
+    return f"sha256:{digest.hexdigest()[:32]}"
 
 
 def find_file(checkpoint: Checkpoint, name: str, *, optional: bool = False) -> Path | None:
