@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 import json
 import threading
 from collections import defaultdict
@@ -11,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import numpy as np
 from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.schema import BaseNode, MetadataMode
@@ -192,14 +195,36 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
             types = [*(kwargs.get("scalar_field_types") or []), DataType.VARCHAR]
             kwargs["scalar_field_types"] = types
         _creating.partition_key = partition_key
-        with _plain_errors(uri, hybrid=bool(kwargs.get("enable_sparse"))), writer:
-            super().__init__(uri=uri, collection_name=collection_name, dim=dim, **kwargs)
+        with writer:
+            self._create(uri, collection_name, dim, kwargs)
+        with _plain_errors(uri), writer:
             self.uri, self._is_lite, self._writer = uri, is_lite, writer
             self.partition_key = partition_key
             self._check_collection(asked_index)
             self._check_record(dict(built_with or {}))
             # An existing collection is not loaded by itself, and every search would fail.
             self.client.load_collection(collection_name)
+
+    def _create(self, uri: str, name: str, dim: int, options: dict[str, Any]) -> None:
+        """Run MilvusVectorStore's own opening, and leave no half-made collection behind."""
+        existed = True
+        hybrid = bool(options.get("enable_sparse"))
+        try:
+            with _plain_errors(uri):
+                # What MilvusVectorStore does not know itself it hands to the client.
+                own = inspect.signature(MilvusVectorStore.__init__).parameters
+                connection = {key: value for key, value in options.items() if key not in own}
+                token = options.get("token", "")
+                client = MilvusClient(uri=uri, token=token, **connection)
+                existed = client.has_collection(name)
+            # What an existing collection lacks is said by the checks that follow.
+            with _plain_errors(uri, hybrid=hybrid and not existed):
+                super().__init__(uri=uri, collection_name=name, dim=dim, **options)
+        except StoreError:
+            if not existed:
+                with contextlib.suppress(MilvusException, grpc.RpcError):
+                    client.drop_collection(name)
+            raise
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -514,6 +539,8 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
                     f"character {error.start}. Repair it, for instance with "
                     "text.encode('utf-8', 'replace').decode(). Nothing was written."
                 ) from None
+            if what == "id" and not value:
+                raise StoreError("A node has an empty id. Nothing was written.")
             if size > _VARCHAR_MAX:
                 raise StoreError(
                     f"The {what} of node {node_id!r} has {size} {unit}, and Milvus takes "
@@ -724,7 +751,8 @@ def _plain_errors(uri: str, hybrid: bool = False) -> Iterator[None]:
     """Turn what Milvus and its transport raise into a StoreError in plain words."""
     try:
         yield
-    except (MilvusException, ConnectionError, OSError) as error:
+    # pymilvus passes some errors of the transport on as they are.
+    except (MilvusException, grpc.RpcError, ConnectionError, OSError) as error:
         raise StoreError(_plain_reason(uri, error, hybrid)) from error
 
 
@@ -736,24 +764,42 @@ def _plain_reason(uri: str, error: BaseException, hybrid: bool) -> str:
             "then give another path."
         )
     # A wrong token and a dead server have the same message; the gRPC status tells them apart.
-    cause: BaseException | None = error
-    while cause is not None:
-        code = getattr(cause, "code", None)
-        status = getattr(code() if callable(code) else None, "name", "")
-        if status == "UNAUTHENTICATED":
-            return f"Milvus at {uri!r} refused the token. Give token='user:password' or an API key."
-        if status == "PERMISSION_DENIED" or "PrivilegeNotPermitted" in str(cause):
-            return f"Milvus at {uri!r} does not permit this to the token's user: {error}"
-        if status == "RESOURCE_EXHAUSTED":
-            return f"One call to Milvus at {uri!r} is too large. Lower batch_size. ({cause})"
-        if status == "UNAVAILABLE" or "Fail connecting" in str(cause):
-            return f"Milvus at {uri!r} cannot be reached. Check the address and that it runs."
-        cause = cause.__cause__ or cause.__context__
-    if hybrid and any(
-        word in str(error).lower() for word in ("sparse", "function", "analyzer", "bm25")
-    ):
+    causes = _causes(error)
+    status = {name for cause in causes if (name := _status(cause))}
+    said = next((str(c.details()) for c in causes if hasattr(c, "details")), str(error))
+    if "UNAUTHENTICATED" in status:
+        return f"Milvus at {uri!r} refused the token. Give token='user:password' or an API key."
+    if "PERMISSION_DENIED" in status or "PrivilegeNotPermitted" in str(error):
+        return f"Milvus at {uri!r} does not permit this to the token's user: {said}"
+    if "RESOURCE_EXHAUSTED" in status and "trying to send" in said:
+        return f"The answer of Milvus at {uri!r} is too large. Ask for fewer rows. ({said})"
+    if "RESOURCE_EXHAUSTED" in status:
+        return f"One call to Milvus at {uri!r} is too large. Lower batch_size. ({said})"
+    if "DEADLINE_EXCEEDED" in status:
+        return f"Milvus at {uri!r} did not answer in time: {said}"
+    if "UNAVAILABLE" in status or "Fail connecting" in str(error):
+        return f"Milvus at {uri!r} cannot be reached. Check the address and that it runs."
+    if hybrid:
         return (
             f"Milvus at {uri!r} cannot build the index of words that hybrid=True asks for (a server "
             f"needs version 2.5; Milvus Lite knows the standard analyzer only): {error}"
         )
     return f"Milvus at {uri!r} refused: {error}"
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    chain: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        cause = waiting.pop(0)
+        # pymilvus raises errors from themselves.
+        if cause is not None and not any(cause is seen for seen in chain):
+            chain.append(cause)
+            waiting += [cause.__cause__, cause.__context__]
+    return chain
+
+
+def _status(error: BaseException) -> str:
+    """Return the name of a gRPC error's status."""
+    code = error.code() if isinstance(error, grpc.RpcError) and hasattr(error, "code") else None
+    return str(getattr(code, "name", ""))

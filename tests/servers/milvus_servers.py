@@ -26,11 +26,13 @@ from pathlib import Path
 # At module level only the standard library: the standalone server's environment runs this file too.
 
 REQUIREMENT = "milvus==2.3.5"
-CACHE = Path(
-    os.environ.get("LLAMAINDEX_QWEN3_MILVUS", "~/.cache/llamaindex-qwen3/milvus-2.3.5")
-).expanduser()
+CACHE = (
+    Path(os.environ.get("LLAMAINDEX_QWEN3_MILVUS", "~/.cache/llamaindex-qwen3/milvus-2.3.5"))
+    .expanduser()
+    .resolve()
+)
 START_SECONDS = 180
-STOP_SECONDS = 20
+STOP_SECONDS = 10
 _RELAY, _LITE = "--serve-and-relay", "--serve-lite"
 
 # The server binds all its ports on every interface and writes a pid file below /run: it gets a
@@ -70,7 +72,7 @@ def unavailable() -> str | None:
         return f"no command {', '.join(missing)}"
     probe = subprocess.run([*_ISOLATED, "true"], capture_output=True, text=True)
     if probe.returncode:
-        return f"no network namespace of its own (it needs root): {probe.stderr.strip()}"
+        return f"no network namespace of its own (it needs root or user namespaces): {probe.stderr.strip()}"
     return _install()
 
 
@@ -173,6 +175,7 @@ def _wait_until_it_answers(
     uri: str, token: str, process: subprocess.Popen[bytes], data_dir: Path
 ) -> None:
     """Return once a real request is answered."""
+    from grpc import RpcError
     from pymilvus import MilvusClient
     from pymilvus.exceptions import MilvusException
 
@@ -185,7 +188,7 @@ def _wait_until_it_answers(
             finally:
                 client.close()
             return
-        except MilvusException as error:
+        except (MilvusException, RpcError) as error:
             if process.poll() is not None or time.monotonic() > deadline:
                 log = (data_dir / "log").read_text(errors="replace")
                 raise RuntimeError(
