@@ -44,7 +44,7 @@ class Vectors(BaseEmbedding):
     dim: int = DIM
 
     def _get_text_embedding(self, text: str) -> list[float]:
-        rng = random.Random(text)
+        rng = random.Random(repr(text))
         vector = [rng.gauss(0, 1) for _ in range(self.dim)]
         norm = sum(x * x for x in vector) ** 0.5
         return [x / norm for x in vector]
@@ -98,7 +98,7 @@ def server(
     start = (
         milvus_servers.lite_server if request.param == "lite-server" else milvus_servers.standalone
     )
-    with start(directory) as running:
+    with start(directory / "data") as running:
         yield Backend(request.param, running.uri, running.token)
 
 
@@ -446,7 +446,12 @@ def test_lists_and_texts(backend: Backend) -> None:
     assert ids(store, where("k", FilterOperator.CONTAINS, "x")) == {"a"}
     assert ids(store, where("k", FilterOperator.ANY, ["x", "y"])) == {"a", "b"}
     assert ids(store, where("k", FilterOperator.ALL, ["x", "y"])) == {"a"}
-    assert ids(store, where("k", FilterOperator.TEXT_MATCH, "xylo")) == {"c"}
+    if backend.kind == "standalone":
+        # This old server finds beginnings only, and says so.
+        with pytest.raises(StoreError, match="only prefix pattern match"):
+            ids(store, where("k", FilterOperator.TEXT_MATCH, "xylo"))
+    else:
+        assert ids(store, where("k", FilterOperator.TEXT_MATCH, "lopho")) == {"c"}
 
 
 def filter_trees() -> st.SearchStrategy[MetadataFilters]:
@@ -534,6 +539,7 @@ def test_tenants(backend: Backend) -> None:
         filters = MetadataFilters(filters=[MetadataFilter(key="tenant", value=name)])
         found = index.as_retriever(similarity_top_k=100, filters=filters).retrieve("anything")
         assert {n.node_id for n in found} == {f"{name} {i}" for i in range(4)}
+    store.add([node("t2 0", tenant="t2"), node("t2 0", tenant="t2")])
     store.delete_nodes(filters=MetadataFilters(filters=[MetadataFilter(key="tenant", value="t1")]))
     assert len(ids(store)) == 20
 

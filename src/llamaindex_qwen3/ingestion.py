@@ -260,7 +260,7 @@ class _Run:
             field = self._store.doc_id_field
             condition = f"{field} like {prefix_pattern(prefix)}"
             gone: defaultdict[str, list[str]] = defaultdict(list)
-            for row in self._store.select(condition, ["id", field]):
+            for row in self._store.scan(condition, ["id", field]):
                 document = row[field]
                 if (
                     document.startswith(prefix)

@@ -244,9 +244,14 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
         """
         rows = self._rows(nodes)
         upsert = add_kwargs.get("upsert", self.upsert_mode)
-        write = self.client.upsert if upsert else self.client.insert
+        # Milvus 2.3 upserts into the wrong partition where there is a partition key.
+        replaces = upsert and self.partition_key is not None and not self._is_lite
+        write = self.client.upsert if upsert and not replaces else self.client.insert
         with _plain_errors(self.uri), self._writer:
             for batch in self._calls(rows):
+                if replaces:
+                    condition = rows_in("id", [row["id"] for row in batch])
+                    self.client.delete(self.collection_name, filter=condition)
                 write(
                     self.collection_name,
                     batch,
@@ -337,7 +342,7 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
         if not self.enable_sparse and query.mode in _SPARSE_MODES:
             raise StoreError(
                 f"Collection {self.collection_name!r} was opened without hybrid=True, which queries of "
-                f"mode {query.mode.value!r} need."
+                f"mode {VectorStoreQueryMode(query.mode).value!r} need."
             )
         # Under a name of ours: MilvusVectorStore drops it where there are filters.
         kwargs["own_expression"] = kwargs.pop("string_expr", "")
@@ -351,14 +356,25 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
         """Do as `query` does, without blocking the event loop."""
         return await asyncio.to_thread(self.query, query, **kwargs)
 
-    def select(self, condition: str, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Yield these fields of all rows that meet a condition of Milvus's own language."""
+    def select(self, condition: str, fields: Sequence[str]) -> list[dict[str, Any]]:
+        """Return these fields of all rows that meet a condition of Milvus's own language."""
+        with _plain_errors(self.uri):
+            rows: list[dict[str, Any]] = self.client.query(
+                self.collection_name, filter=condition, output_fields=list(fields)
+            )
+        return rows
+
+    def scan(self, condition: str, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Yield what `select` returns, a thousand rows at a time: from a server, for any number.
+
+        A row whose id has a quotation mark ends it with an error: so pymilvus goes on from row to row.
+        """
+        if self._is_lite:
+            yield from self.select(condition, fields)
+            return
         with _plain_errors(self.uri):
             rows = self.client.query_iterator(
-                self.collection_name,
-                batch_size=1000,
-                filter=condition,
-                output_fields=list(fields),
+                self.collection_name, batch_size=1000, filter=condition, output_fields=list(fields)
             )
             try:
                 while batch := rows.next():

@@ -23,6 +23,7 @@ _COMPARISONS = {
     FilterOperator.LT: "<",
     FilterOperator.LTE: "<=",
 }
+_RESERVED = {"and", "or", "not", "in", "like", "exists", "is", "null", "true", "false"}
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -117,6 +118,9 @@ def _present(leaf: MetadataFilter, key: str) -> str:
         # One by one: Milvus Lite fails on `in` where any row has a list under this key.
         equal = " or ".join(f"{key} == {one}" for one in _values(leaf)) or 'id == ""'
         return equal if operator == FilterOperator.IN else f"not ({equal})"
+    if leaf.key.isidentifier() and leaf.key.isascii() and leaf.key.lower() not in _RESERVED:
+        # Milvus Lite looks into lists by a bare name only.
+        key = leaf.key
     if operator == FilterOperator.CONTAINS:
         return f"json_contains({key}, {_scalar(leaf, value)})"
     if operator in (FilterOperator.ANY, FilterOperator.ALL):
