@@ -99,9 +99,13 @@ def _read(path: Path) -> Iterator[str]:
         return
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     if suffix in (".html", ".htm"):
-        from markdownify import markdownify
+        from bs4 import BeautifulSoup
+        from markdownify import MarkdownConverter
 
-        text = markdownify(text, heading_style="ATX", strip=["script", "style", "nav"])
+        page = BeautifulSoup(text, "html.parser")
+        for tag in page(["head", "nav", "script", "style", "template"]):
+            tag.decompose()
+        text = MarkdownConverter(heading_style="ATX").convert_soup(page)
     yield text
 
 
