@@ -22,8 +22,8 @@ eval: .venv/demo.stamp
 	$(BIN)/qwen3-rag ingest $(FAQ) --models demo --uri .venv/demo.db
 	$(BIN)/qwen3-rag eval $(FAQ)/questions.jsonl --language en --models demo --uri .venv/demo.db
 
-# The engine against its peers. At the size of the real models this takes over an hour on two cores;
-# SIZE=tiny a minute.
+# The engine against its peers: over an hour on two cores at the size of the real models, which
+# SIZE=tiny is not.
 bench: .venv/bench.stamp
 	$(BIN)/python -m benchmarks query --size $(SIZE) --dtype $(DTYPE)
 	$(BIN)/python -m benchmarks memory --size $(SIZE) --dtype $(DTYPE)

@@ -274,6 +274,29 @@ def memory(size: Size = "0.6b", dtype: Dtype = "float32") -> None:
     report("memory", rows, {"size": size, "dtype": dtype, "device": "cpu"})
 
 
+@app.command()
+def store(rows: int = 100_000, rounds: Rounds = 1) -> None:
+    """Fill Milvus Lite by the store and by the raw client, and query it."""
+    from .store import measure as measure_store
+
+    runs: dict[str, list[dict[str, Any]]] = {"store": [], "raw": []}
+    for _ in range(rounds):
+        for way, done in runs.items():
+            done.append(measure_store(way, rows))
+            console.print(f"  {way}: {done[-1]}")
+    table: list[dict[str, Any]] = [
+        {
+            "contender": OURS if way == "store" else "raw client",
+            **{key: statistics.median(run[key] for run in done) for key in done[0]},
+        }
+        for way, done in runs.items()
+    ]
+    for row in table:
+        for key in ("ms a row", "query p50, ms"):
+            row[f"{key}: ratio"] = row[key] / table[1][key]
+    report("store", table, {"count": rows, "dimensions": 1024, "device": "cpu"})
+
+
 @app.command(hidden=True)
 def peak(candidates: int, length: int, size: str, dtype: str) -> None:
     """Print the peak of resident memory over that after loading, in MB."""
