@@ -48,10 +48,20 @@ def attend_blocks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Te
 def attend_sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Do as `attend_blocks` does with torch's fused kernels, which GPUs have."""
     length, total = q.shape[2], k.shape[2]
+    grouped = _flash_is_there(q)
+    if not grouped:
+        # Only the slowest kernel would take fewer heads of keys than of queries.
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
     mask = None if length == total else causal_lower_right(length, total)
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0, enable_gqa=True
+        q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0, enable_gqa=grouped
     )
+
+
+def _flash_is_there(q: torch.Tensor) -> bool:
+    if q.device.type != "cuda":
+        return True
+    return q.dtype != torch.float32 and torch.cuda.get_device_capability(q.device) >= (8, 0)
 
 
 def attend_last(
@@ -139,7 +149,7 @@ def _is_right(packed: Packed, heads: int, kv_heads: int, like: torch.Tensor) -> 
     generator = torch.Generator().manual_seed(0)
 
     def random(rows: int, width: int) -> torch.Tensor:
-        return torch.randn(rows, width, dim, generator=generator).to(like)
+        return torch.randn(rows, width, dim, generator=generator, device="cpu").to(like)
 
     rows = [
         (random(n, heads) * dim**-0.5, random(n + p, kv_heads), random(n + p, kv_heads))

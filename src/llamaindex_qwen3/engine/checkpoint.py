@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import os
 from dataclasses import dataclass
@@ -81,6 +82,16 @@ def read_geometry(checkpoint: Checkpoint) -> Geometry:
         )
     if checkpoint.role == "embedding":
         _check_modules(checkpoint)
+    if checkpoint.is_local and find_file(checkpoint, "adapter_config.json"):
+        raise CheckpointError(
+            f"{checkpoint.model!r} holds an adapter beside its weights. Merge it first: "
+            "model.merge_and_unload().save_pretrained(directory) with peft, and give that directory."
+        )
+    if "rope_parameters" in config and _transformers_major() < 5:
+        raise CheckpointError(
+            f"{checkpoint.model!r} was saved by transformers 5, whose rotary settings older versions "
+            "ignore: its results would be wrong. Install transformers>=5."
+        )
     hidden = int(config["hidden_size"])
     if checkpoint.dtype == "float16" and hidden > _FLOAT16_MAX_HIDDEN:
         raise InvalidArgumentError(
@@ -174,6 +185,10 @@ def _check_modules(checkpoint: Checkpoint) -> None:
                 f"{checkpoint.model!r} has a {name} module in modules.json, which Qwen3-Embedding has "
                 "not: its vectors would be wrong without it. Use sentence-transformers for this model."
             )
+
+
+def _transformers_major() -> int:
+    return int(importlib.metadata.version("transformers").partition(".")[0])
 
 
 def _looks_like_path(model: str) -> bool:

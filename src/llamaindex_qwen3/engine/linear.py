@@ -67,7 +67,7 @@ def packs(weight: torch.Tensor) -> bool:
     if weight.device.type != "cpu" or not torch._C._has_mkldnn:
         return False
     try:
-        x = torch.linspace(-1, 1, weight.shape[1], dtype=weight.dtype).repeat(3, 1)
+        x = torch.linspace(-1, 1, weight.shape[1], dtype=weight.dtype, device="cpu").repeat(3, 1)
         one, packed = PlainLinear(weight[:8]), PackedLinear(weight[:8])
         y = one(x)
         return all(

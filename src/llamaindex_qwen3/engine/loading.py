@@ -20,6 +20,8 @@ def resolve(checkpoint: Checkpoint) -> Checkpoint:
     model, revision = checkpoint.model, checkpoint.revision
     if checkpoint.is_local:
         model, revision = str(Path(model).expanduser().resolve()), None
+    else:
+        revision = revision or "main"
     devices = tuple(_device(device) for device in checkpoint.devices)
     dtype = checkpoint.dtype
     if dtype == "auto":
@@ -132,10 +134,12 @@ def load_weights(kind: Any, checkpoint: Checkpoint, device: str) -> Any:
         ) from error
     # transformers fills what is missing or misshapen with random numbers and only logs it.
     if wrong := sorted(report["mismatched_keys"]):
-        name, found, expected = wrong[0]
+        # Older versions of transformers give the name alone.
+        name, *shapes = [wrong[0]] if isinstance(wrong[0], str) else wrong[0]
+        told = f" is {tuple(shapes[0])} and should be {tuple(shapes[1])}" if shapes else ""
         raise CheckpointError(
             f"{checkpoint.model!r} has {len(wrong)} weights of another shape than its config.json says: "
-            f"{name} is {tuple(found)} and should be {tuple(expected)}. Fetch the checkpoint again."
+            f"{name}{told}. Fetch the checkpoint again."
         )
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import warnings
 import weakref
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from transformers import Qwen3ForCausalLM, Qwen3Model
 
-from ..errors import InvalidArgumentError, NonFiniteError, TruncationWarning
+from ..errors import CheckpointError, InvalidArgumentError, NonFiniteError, TruncationWarning
 from ..prompts import (
     RERANKER_PREFIX,
     RERANKER_SUFFIX,
@@ -40,6 +41,16 @@ _M = TypeVar("_M", bound="_LocalModel")
 _T = TypeVar("_T")
 _loaded: weakref.WeakValueDictionary[Checkpoint, Any] = weakref.WeakValueDictionary()
 _loading = threading.Lock()
+
+
+def _after_fork() -> None:
+    # The parent may have been loading at that moment, in a thread that the child does not have.
+    global _loading
+    _loading = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _LocalModel:
@@ -80,7 +91,13 @@ class _LocalModel:
 
     def _network(self, model: Any) -> Network:
         # Attention of transformers' own is only to be had with its own forward pass.
-        if self.checkpoint.attn_implementation is None and PackedNetwork.supports(model.config):
+        rows = len(model.embed_tokens.weight)
+        if self._plain.get_vocab_size() > rows:
+            raise CheckpointError(
+                f"The tokenizer of {self.checkpoint.model!r} has {self._plain.get_vocab_size()} tokens "
+                f"and the model {rows}: they are not of the same model."
+            )
+        if self.checkpoint.attn_implementation is None and PackedNetwork.supports(model):
             return PackedNetwork(model)
         return TransformersNetwork(model)
 
@@ -112,7 +129,8 @@ class _LocalModel:
         if alike and len(ids) > 1:
             beginnings.add(common_length(ids))
         cuts = sorted({min(cut, self._most_shared) for cut in beginnings} - {0})
-        return [Row(row, tuple(cuts)) for row in ids]
+        head = tuple(ids[0][: cuts[-1]]) if cuts else ()
+        return [Row(row, tuple(cuts), head) for row in ids]
 
     def _report(self, truncated: Sequence[int], max_length: int) -> None:
         """Warn, once per model, that texts were cut."""
@@ -134,15 +152,15 @@ class LocalEncoder(_LocalModel):
 
     def encode(self, request: EncodeRequest) -> EncodeResult:
         """Embed and wait; see `Encoder`."""
-        future = self._submit(self._steps(request), request.max_batch_tokens, request.bulk)
-        result = _wait(future)
+        result = _wait(self._submit(self._steps(request), request.max_batch_tokens, request.bulk))
         self._report(result.truncated, request.max_length)
         return result
 
     async def aencode(self, request: EncodeRequest) -> EncodeResult:
         """Embed without blocking the event loop; see `Encoder`."""
-        future = self._submit(self._steps(request), request.max_batch_tokens, request.bulk)
-        result = await asyncio.wrap_future(future)
+        result = await asyncio.wrap_future(
+            self._submit(self._steps(request), request.max_batch_tokens, request.bulk)
+        )
         self._report(result.truncated, request.max_length)
         return result
 
@@ -192,8 +210,9 @@ class LocalScorer(_LocalModel):
 
     async def ascore(self, request: ScoreRequest) -> ScoreResult:
         """Score without blocking the event loop; see `Scorer`."""
-        future = self._submit(self._steps(request), request.max_batch_tokens, bulk=False)
-        result = await asyncio.wrap_future(future)
+        result = await asyncio.wrap_future(
+            self._submit(self._steps(request), request.max_batch_tokens, bulk=False)
+        )
         self._report(result.truncated, request.max_length)
         return result
 
@@ -261,6 +280,9 @@ def _wait(future: Future[_T]) -> _T:
         # Ctrl-C stops the job before its next pass.
         future.cancel()
         raise
+    finally:
+        # An error holds this frame: held by it in turn, both would stay, and the weights too.
+        del future
 
 
 def _check_finite(values: torch.Tensor, what: str, checkpoint: Checkpoint) -> None:

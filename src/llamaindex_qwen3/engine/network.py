@@ -63,6 +63,15 @@ class Network(Protocol):
         """Return float32 [segments that keep nothing, hidden] on the CPU, in order."""
 
 
+# Those that turn a position by the same angle in every text.
+_FIXED_ROPES = ("default", "linear", "yarn", "llama3")
+
+
+def _rope_kind(config: Any) -> str:
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    return str(rope.get("rope_type", rope.get("type", "default")))
+
+
 class TransformersNetwork:
     """The forward pass of transformers: for attention or configurations that are its own."""
 
@@ -70,9 +79,17 @@ class TransformersNetwork:
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        # Other kinds turn all positions by the longest text they are run with.
+        self._one_by_one = _rope_kind(model.config) not in _FIXED_ROPES
 
     @torch.inference_mode()
     def forward(self, segments: Sequence[Segment]) -> torch.Tensor:
+        """Run the segments; see `Network`."""
+        if self._one_by_one:
+            return torch.cat([self._padded([segment]) for segment in segments])
+        return self._padded(segments)
+
+    def _padded(self, segments: Sequence[Segment]) -> torch.Tensor:
         """Pad on the right and give no mask: causality hides what stands after a real token."""
         last = torch.tensor([len(segment.ids) - 1 for segment in segments])
         ids = torch.zeros(len(segments), int(last.max()) + 1, dtype=torch.long)
@@ -153,7 +170,9 @@ class PackedNetwork:
         self._norm = model.norm.weight.detach()
         self._rotary = model.rotary_emb
         self._tables = torch.empty(2, 0, self._head_dim)
-        self._attend = attend_blocks if self._embed.device.type == "cpu" else attend_sdpa
+        # On Apple's GPUs causal and grouped attention were wrong in several versions of torch.
+        by_blocks = self._embed.device.type in ("cpu", "mps")
+        self._attend = attend_blocks if by_blocks else attend_sdpa
         self._attend_packed = packed_attention(
             self._heads, self._kv_heads, self._embed.new_empty(self._head_dim)
         )
@@ -169,17 +188,22 @@ class PackedNetwork:
         )
 
     @staticmethod
-    def supports(config: Any) -> bool:
-        """Whether this class knows all that the configuration asks for."""
-        rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
-        kind = (rope or {}).get("rope_type", "default")
+    def supports(model: Any) -> bool:
+        """Whether this class knows all that a Qwen3Model does."""
+        config = model.config
+        products = (
+            module
+            for layer in model.layers
+            for part in (layer.self_attn, layer.mlp)
+            for name, module in part.named_children()
+            if name.endswith("_proj")
+        )
         return (
             config.hidden_act == "silu"
-            and not config.attention_bias
             and not getattr(config, "use_sliding_window", False)
-            and getattr(config, "quantization_config", None) is None
-            # The others turn positions by other angles in longer texts.
-            and kind in ("default", "linear", "yarn", "llama3")
+            and _rope_kind(config) in _FIXED_ROPES
+            # Quantised ones and adapters compute something else; Qwen3 has no biases.
+            and all(type(m) is torch.nn.Linear and m.bias is None for m in products)
         )
 
     @torch.inference_mode()

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import torch
 
 _Key = tuple[int, ...]
+# A token's keys and values of one layer, which attention copies for each row, against all that a
+# token of the row's own takes.
+_SHARED_COST = 4
 # Enough for the prompts of several tasks; a longer beginning is shared up to this size.
 _CAPACITY = 128 * 2**20
 
@@ -21,16 +24,18 @@ _CAPACITY = 128 * 2**20
 class Row:
     """Token ids of one text, whose first `cuts` tokens other rows are likely to have as well.
 
-    Cuts ascend and are less than the number of ids: the last token is always the row's own.
+    Cuts ascend and are less than the number of ids: the last token is always the row's own. `head`
+    is what stands before the last cut, one object for all rows that share it.
     """
 
     ids: Sequence[int]
     cuts: tuple[int, ...] = ()
+    head: tuple[int, ...] = ()
 
     @property
-    def own(self) -> int:
-        """Tokens that no other row shares."""
-        return len(self.ids) - (self.cuts[-1] if self.cuts else 0)
+    def cost(self) -> int:
+        """Tokens to run; of shared ones the part that each row takes memory for by itself."""
+        return len(self.ids) - len(self.head) + len(self.head) // _SHARED_COST
 
 
 def common_length(rows: Sequence[list[int]]) -> int:

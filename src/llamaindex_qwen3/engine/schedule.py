@@ -27,6 +27,7 @@ Run = Callable[[int, Sequence[Row]], "torch.Tensor"]
 """One forward pass on the device of that number: rows to float32 [rows, hidden]."""
 
 INTERACTIVE, BULK = 0, 1
+_PASSES_BEFORE_MORE = 50
 
 
 @dataclass(eq=False)
@@ -40,27 +41,42 @@ class _Job:
     hidden: torch.Tensor | None = None
     batches: deque[list[int]] = field(default_factory=deque)
     missing: int = 0
-    # A thread is advancing the generator.
-    busy: bool = False
+    # After a pass with others has failed: whose fault it was shows when each runs alone.
+    alone: bool = False
 
-    @property
-    def waits_to_advance(self) -> bool:
-        return not self.busy and not self.missing
-
-    def size(self, batch: Sequence[int]) -> int:
-        """Padded tokens of a batch: at least what it takes."""
-        return len(batch) * max(self.rows[i].own for i in batch)
+    def longest(self, batch: Sequence[int]) -> int:
+        return max(self.rows[i].cost for i in batch)
 
 
 class _Queue:
-    """Jobs by priority, then arrival; what the threads share with their worker."""
+    """Jobs by priority, then arrival; what the threads share with their worker.
+
+    A job is in `fresh` while it waits to be advanced, in `ready` while it has batches, and in
+    neither while a thread advances it or runs its last batch.
+    """
 
     def __init__(self) -> None:
-        self.ready = threading.Condition()
-        self.jobs: list[_Job] = []
+        self.ready_to_go = threading.Condition()
+        self.jobs: set[_Job] = set()
+        self.fresh: tuple[deque[_Job], ...] = (deque(), deque())
+        self.ready: tuple[deque[_Job], ...] = (deque(), deque())
         self.closed = False
-        # Once memory has run out: most tokens of a pass that may be tried again.
+        # Once memory has run out: most tokens of a pass, until enough passes have gone well.
         self.limit: int | None = None
+        self.passes_within = 0
+
+
+# Held for moments only; a forked child gets a new one, since it may inherit it locked.
+_starting = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _starting
+    _starting = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Worker:
@@ -73,7 +89,6 @@ class Worker:
     """
 
     def __init__(self, devices: int = 1) -> None:
-        self._lock = threading.Lock()
         self._devices = devices
         self._pid = -1
         self._queue = _Queue()
@@ -91,109 +106,137 @@ class Worker:
         """
         queue = self._running()
         job = _Job(priority, steps, run, budget)
-        with queue.ready:
+        with queue.ready_to_go:
             if queue.closed:
                 raise RuntimeError("the interpreter is shutting down: its models have stopped")
-            at = len(queue.jobs)
-            while at and queue.jobs[at - 1].priority > priority:
-                at -= 1
-            queue.jobs.insert(at, job)
-            queue.ready.notify()
+            queue.jobs.add(job)
+            queue.fresh[priority].append(job)
+            queue.ready_to_go.notify()
         return job.future
 
     def _running(self) -> _Queue:
         # A forked child inherits the object but not the threads.
-        with self._lock:
+        with _starting:
             if self._pid != os.getpid():
-                self._pid = os.getpid()
-                self._queue = _Queue()
+                queue = _Queue()
                 threads = [
                     threading.Thread(
-                        target=_work, args=(self._queue, i), name=f"qwen3-worker-{i}", daemon=True
+                        target=_work, args=(queue, i), name=f"qwen3-worker-{i}", daemon=True
                     )
                     for i in range(self._devices)
                 ]
-                for thread in threads:
-                    thread.start()
+                try:
+                    for thread in threads:
+                        thread.start()
+                except RuntimeError:  # no more threads: the next call tries again
+                    _stop(queue, [], os.getpid())
+                    raise
                 # Also called at interpreter exit, so that no pass is cut off half-way.
-                weakref.finalize(self, _stop, self._queue, threads)
+                weakref.finalize(self, _stop, queue, threads, os.getpid())
+                self._queue, self._pid = queue, os.getpid()
             return self._queue
 
 
-def _stop(queue: _Queue, threads: Sequence[threading.Thread]) -> None:
-    with queue.ready:
+def _stop(queue: _Queue, threads: Sequence[threading.Thread], pid: int) -> None:
+    if os.getpid() != pid:
+        return  # a forked child has these locks as they were, and not these threads
+    with queue.ready_to_go:
         queue.closed = True
-        queue.ready.notify_all()
-    # The last reference may be dropped by one of them, with the queue locked: it must wait for none.
-    if threading.current_thread() not in threads:
+        queue.ready_to_go.notify_all()
+    # Only at exit: garbage collection may come here in any thread and with any lock held.
+    if not threading.main_thread().is_alive():
         for thread in threads:
             thread.join()
-
-
-def _work(queue: _Queue, device: int) -> None:
-    while True:
-        with queue.ready:
-            while (task := _next(queue)) is None and not queue.closed:
-                queue.ready.wait()
-            if task is None or queue.closed:
-                for job in queue.jobs:
-                    job.future.cancel()
-                queue.jobs.clear()
-                return
-        if isinstance(task, _Job):
-            _advance(queue, task)
-        else:
-            _pass(queue, task, device)
-        # Idle, the thread must hold nothing of the model: that keeps its weights alive.
-        del task
 
 
 _Part = tuple[_Job, list[int]]
 
 
+def _work(queue: _Queue, device: int) -> None:
+    while True:
+        task: _Job | list[_Part] | None = None
+        try:
+            with queue.ready_to_go:
+                while (task := _next(queue)) is None and not queue.closed:
+                    queue.ready_to_go.wait()
+                if queue.closed:
+                    for job in queue.jobs:
+                        job.future.cancel()
+                    queue.jobs.clear()
+                    return
+            if isinstance(task, _Job):
+                _advance(queue, task)
+            elif task is not None:
+                _pass(queue, task, device)
+        except BaseException as error:
+            # Of the queue's own work, such as memory for results: no call may wait for ever.
+            for job in _jobs_of(task) or list(queue.jobs):
+                _end(queue, job, error=error)
+        # Idle, the thread must hold nothing of the model: that keeps its weights alive.
+        del task
+
+
+def _jobs_of(task: _Job | list[_Part] | None) -> list[_Job]:
+    if isinstance(task, _Job):
+        return [task]
+    return [job for job, _ in task or ()]
+
+
 def _next(queue: _Queue) -> _Job | list[_Part] | None:
     """Choose what to do next: advance a job, or run parts of some in one pass."""
-    for job in [job for job in queue.jobs if job.future.cancelled() and not job.busy]:
-        queue.jobs.remove(job)
-        job.steps.close()
     for priority in (INTERACTIVE, BULK):
-        jobs = [job for job in queue.jobs if job.priority == priority]
         # First what makes batches, so that jobs that wait together run together.
-        for job in jobs:
-            if job.waits_to_advance:
-                job.busy = True
+        fresh = queue.fresh[priority]
+        while fresh:
+            job = fresh.popleft()
+            if not _is_dropped(queue, job):
                 return job
-        if parts := _gather(jobs, queue.limit):
+        if parts := _gather(queue, queue.ready[priority]):
             return parts
     return None
 
 
-def _gather(jobs: Sequence[_Job], limit: int | None) -> list[_Part]:
+def _is_dropped(queue: _Queue, job: _Job) -> bool:
+    """Say whether nobody waits for a job any more, and forget it."""
+    if job.future.cancelled():
+        queue.jobs.discard(job)
+        job.steps.close()
+    return job not in queue.jobs
+
+
+def _gather(queue: _Queue, ready: deque[_Job]) -> list[_Part]:
     """Take the next batch of the first job that has one, and those of others that fit beside it."""
     parts: list[_Part] = []
+    taken: list[_Job] = []
     longest = count = 0
-    budgets = [limit] if limit else []
-    for job in jobs:
-        if not job.batches:
+    heads: set[tuple[int, ...]] = set()
+    budgets = [queue.limit] if queue.limit else []
+    while ready:
+        job = ready[0]
+        if _is_dropped(queue, job):
+            ready.popleft()
             continue
-        _halve(job, limit)
+        _halve(job, queue.limit)
         batch = job.batches[0]
         budgets.append(job.budget)
-        longest = max(longest, max(job.rows[i].own for i in batch))
-        count += len(batch)
+        longest, count = max(longest, job.longest(batch)), count + len(batch)
+        heads.add(job.rows[0].head)
+        tokens = longest * count + sum(map(len, heads))
         # The first goes in any case: a text longer than the budget must run at some time.
-        if parts and longest * count > min(budgets):
+        if parts and (tokens > min(budgets) or job.alone or parts[0][0].alone):
             break
         parts.append((job, job.batches.popleft()))
+        taken.append(ready.popleft())
+    ready.extendleft(job for job in reversed(taken) if job.batches)
     return parts
 
 
 def _halve(job: _Job, limit: int | None) -> None:
     """Cut a job's next batch as small as memory has shown to be needed."""
     batch = job.batches[0]
-    if limit is not None and len(batch) > 1 and job.size(batch) > limit:
+    if limit is not None and len(batch) > 1 and len(batch) * job.longest(batch) > limit:
         job.batches.popleft()
-        plan = plan_batches([job.rows[i].own for i in batch], limit)
+        plan = plan_batches([job.rows[i].cost for i in batch], limit)
         job.batches.extendleft([batch[i] for i in group] for group in reversed(plan))
 
 
@@ -208,11 +251,11 @@ def _advance(queue: _Queue, job: _Job) -> None:
     except BaseException as error:
         _end(queue, job, error=error)
         return
-    plan = plan_batches([row.own for row in rows or ()], job.budget)
-    with queue.ready:
+    plan = plan_batches([row.cost for row in rows or ()], job.budget)
+    with queue.ready_to_go:
         job.rows, job.batches, job.missing = rows or (), deque(plan), len(rows or ())
-        job.busy = False
-        queue.ready.notify_all()
+        (queue.ready if rows else queue.fresh)[job.priority].append(job)
+        queue.ready_to_go.notify_all()
 
 
 def _pass(queue: _Queue, parts: Sequence[_Part], device: int) -> None:
@@ -221,66 +264,97 @@ def _pass(queue: _Queue, parts: Sequence[_Part], device: int) -> None:
     try:
         hidden = parts[0][0].run(device, rows)
     except BaseException as error:
-        if _is_out_of_memory(error):
-            # The frames hold the tensors that filled the memory.
-            traceback.clear_frames(error.__traceback__)
-            _try_smaller(queue, parts)
-        elif len(parts) > 1:
-            # Whose fault it is shows when each runs alone.
-            for part in parts:
-                _pass(queue, [part], device)
-        else:
-            _end(queue, parts[0][0], error=error)
+        _failed(queue, parts, error)
+        # The error's frames lead back to this one: what it holds would stay as long as they do.
+        del parts, rows
         return
     start = 0
-    with queue.ready:
+    with queue.ready_to_go:
         for job, batch in parts:
             if job.hidden is None:
                 job.hidden = hidden.new_empty(len(job.rows), hidden.shape[1])
             job.hidden[batch] = hidden[start : start + len(batch)]
             start += len(batch)
             job.missing -= len(batch)
-        queue.ready.notify_all()
+            if not job.missing:
+                queue.fresh[job.priority].appendleft(job)
+        _relax(queue)
+        queue.ready_to_go.notify_all()
+
+
+def _failed(queue: _Queue, parts: Sequence[_Part], error: BaseException) -> None:
+    if _is_out_of_memory(error):
+        # The frames hold the tensors that filled the memory.
+        traceback.clear_frames(error.__traceback__)
+        _try_smaller(queue, parts)
+    elif len(parts) > 1:
+        for job, _ in parts:
+            job.alone = True
+        _put_back(queue, parts)
+    else:
+        _end(queue, parts[0][0], error=error)
+
+
+def _relax(queue: _Queue) -> None:
+    """Try larger passes again once many have fitted: what filled the memory may be gone."""
+    if queue.limit is not None:
+        queue.passes_within += 1
+        if queue.passes_within >= _PASSES_BEFORE_MORE:
+            queue.limit, queue.passes_within = 2 * queue.limit, 0
+
+
+def _put_back(queue: _Queue, parts: Sequence[_Part]) -> None:
+    with queue.ready_to_go:
+        for job, batch in reversed(parts):
+            job.batches.appendleft(batch)
+            ready = queue.ready[job.priority]
+            if job not in ready:
+                ready.appendleft(job)
+        queue.ready_to_go.notify_all()
 
 
 def _try_smaller(queue: _Queue, parts: Sequence[_Part]) -> None:
     count = sum(len(batch) for _, batch in parts)
-    longest = max(job.rows[i].own for job, batch in parts for i in batch)
     if count == 1:
+        ((job, batch),) = parts
         error = DeviceMemoryError(
-            f"A text of {len(parts[0][0].rows[parts[0][1][0]].ids)} tokens does not fit into the "
+            f"A text of {len(job.rows[batch[0]].ids)} tokens does not fit into the "
             "memory of the device. Lower max_length, free memory, or use dtype='bfloat16', a smaller "
             "model or device='cpu'."
         )
-        _end(queue, parts[0][0], error=error)
+        _end(queue, job, error=error)
         return
-    with queue.ready:
-        half = max(count * longest // 2, 1)
-        queue.limit = min(queue.limit or half, half)
-        for job, batch in parts:
-            job.batches.appendleft(batch)
-        queue.ready.notify_all()
+    half = max(count * max(job.longest(batch) for job, batch in parts) // 2, 1)
+    with queue.ready_to_go:
+        queue.limit, queue.passes_within = min(queue.limit or half, half), 0
+    _put_back(queue, parts)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
     # CPUs and Apple's GPUs raise a plain RuntimeError.
+    said = str(error).lower()
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError)
-        and ("out of memory" in str(error).lower() or "not enough memory" in str(error).lower()
-             or "can't allocate memory" in str(error).lower())
-    )  # fmt: skip
+        and any(
+            words in said
+            for words in ("out of memory", "not enough memory", "can't allocate memory")
+        )
+    )
 
 
 def _end(queue: _Queue, job: _Job, result: Any = None, error: BaseException | None = None) -> None:
-    with queue.ready:
+    with queue.ready_to_go:
         # Another device may have ended it already.
         if job not in queue.jobs:
             return
-        queue.jobs.remove(job)
+        queue.jobs.discard(job)
     job.steps.close()
     # The future stays pending while its job runs, so that its caller can cancel it at any time.
     if job.future.set_running_or_notify_cancel():
-        if error is not None:
-            job.future.set_exception(error)
-        else:
+        if error is None:
             job.future.set_result(result)
+        else:
+            # Without the scheduler's own frame, which holds this job and so the error itself: a
+            # cycle would keep the weights until the garbage collector comes.
+            trace = error.__traceback__
+            job.future.set_exception(error.with_traceback(trace.tb_next if trace else None))
