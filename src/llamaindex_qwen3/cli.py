@@ -10,10 +10,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -72,6 +72,9 @@ def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
 class Session:
     """The models and the collection of one command, each loaded when first asked for."""
 
+    # Where others load the weights, what the checkpoint says of itself is enough here.
+    loads_embedding = True
+
     def __init__(self, models: str, uri: str, collection: str, token: str, task: str) -> None:
         self.pair: ModelPair = model_pair(models)
         self._uri, self._collection, self._token, self._task = uri, collection, token, task
@@ -80,13 +83,14 @@ class Session:
 
     @functools.cached_property
     def embed_model(self) -> Qwen3Embedding:
-        """The embedding model, with its weights."""
+        """The embedding model, with its weights unless others load them."""
         from .embedding import Qwen3Embedding
 
         with loading(self.pair.embedding):
-            return Qwen3Embedding(
+            model = Qwen3Embedding(
                 self.pair.embedding, dtype=self.pair.dtype, query_instruction=self._task
-            ).load()
+            )
+            return model.load() if self.loads_embedding else model
 
     @functools.cached_property
     def reranker(self) -> Qwen3Reranker:
@@ -97,6 +101,18 @@ class Session:
             return Qwen3Reranker(
                 self.pair.reranker, dtype=self.pair.dtype, instruction=self._task
             ).load()
+
+    @contextmanager
+    def embedder(self, ray: str | None, actors: int) -> Iterator[Qwen3Embedding]:
+        """Give what embeds passages: the model here, or copies of it on Ray."""
+        if ray is None:
+            yield self.embed_model
+            return
+        from .on_ray import RayEmbedder
+
+        self.loads_embedding = False
+        with RayEmbedder(self.embed_model, ray, actors) as embedder:
+            yield cast("Qwen3Embedding", embedder)
 
     def store(self, overwrite: bool = False) -> CheckedMilvusVectorStore:
         """Open the collection, or create it."""
@@ -169,6 +185,14 @@ def ingest(
     collection: Collection = DEFAULT_COLLECTION,
     token: Token = "",
     overwrite: Annotated[bool, typer.Option(help="Drop an existing collection first.")] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help='Embed on Ray: the address of a cluster, or "local" to start one here.',
+            show_default=False,
+        ),
+    ] = None,
+    actors: Annotated[int, typer.Option(min=1, help="Copies of the model on Ray.")] = 2,
 ) -> None:
     """Split files at their headers, embed the sections and store them.
 
@@ -180,7 +204,6 @@ def ingest(
     from .readers import find_files
 
     find_files(paths)  # a mistyped path should not cost the loading of a model
-    store = session.store(overwrite)
     columns = (
         TextColumn("Embedding"),
         BarColumn(),
@@ -188,7 +211,11 @@ def ingest(
         TextColumn("[dim]{task.fields[chunks]} chunks, {task.fields[rate]:.0f}/s[/]"),
         TimeRemainingColumn(),
     )
-    with stop_on_interrupt() as stop, Progress(*columns, console=err, transient=True) as progress:
+    with ExitStack() as stack:
+        embedder = stack.enter_context(session.embedder(ray, actors))
+        store = session.store(overwrite)
+        stop = stack.enter_context(stop_on_interrupt())
+        progress = stack.enter_context(Progress(*columns, console=err, transient=True))
         bar = progress.add_task("embed", total=None, chunks=0, rate=0.0)
         started = time.monotonic()
 
@@ -198,9 +225,7 @@ def ingest(
                 bar, completed=now.bytes, total=now.bytes_in_all, chunks=now.added, rate=rate
             )
 
-        report = run(
-            paths, session.embed_model, store, on_progress=show_progress, should_stop=stop.is_set
-        )
+        report = run(paths, embedder, store, on_progress=show_progress, should_stop=stop.is_set)
     out.print(
         f"Stored {report.added} chunks of {report.files} files in {show.escape(collection)} at "
         f"{show.escape(uri)} ({report.unchanged} unchanged, {report.removed} removed).",

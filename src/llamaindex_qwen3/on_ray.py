@@ -8,7 +8,7 @@ import logging
 import math
 import socket
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -105,11 +105,12 @@ class RayEmbedder:
     def close(self) -> None:
         """End the actors, and leave or stop the Ray that was entered or started for them."""
         actors, self._actors = self._actors, []
-        for actor in actors:
-            self._ray.kill(actor)
         if self._connected:
             self._connected = False
-            self._ray.shutdown()
+            self._ray.shutdown()  # which ends them, too
+            return
+        for actor in actors:
+            self._ray.kill(actor)
 
     def __enter__(self) -> Self:
         return self
@@ -150,26 +151,17 @@ class RayEmbedder:
         self._pool = self._ray.util.ActorPool(self._actors)
 
     def _resources(self, count: int, cpus: int | None) -> dict[str, int]:
-        """Return what each actor asks Ray for: threads and GPUs are as many as it gets."""
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        all_cpus, all_gpus = (int(sum(node.get(k, 0) for node in nodes)) for k in ("CPU", "GPU"))
-        device = self._embedding.device
-        devices = device if isinstance(device, list) else [device]
-        gpus = sum(name != "cpu" for name in devices) if all_gpus else 0
-        if cpus is None:
-            fitting = (
-                share
-                for share in range(1 if gpus else all_cpus, 0, -1)
-                if sum(int(node.get("CPU", 0)) // share for node in nodes) >= count
-            )
-            cpus = next(fitting, 1)
-        # A cluster may start more machines when asked; this machine would never have more.
-        if self._local and (count * cpus > all_cpus or count * gpus > all_gpus):
-            raise InvalidArgumentError(
-                f"actors={count} is too many for this machine: it has {all_cpus} CPUs and {all_gpus} "
-                f"GPUs, and each actor takes {cpus} and {gpus}."
-            )
-        return {"num_cpus": cpus, "num_gpus": gpus}
+        each = share(nodes, self._embedding.device, count, cpus)
+        for name, key in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
+            there = int(sum(node.get(name, 0) for node in nodes))
+            # A cluster may start more machines when asked; this machine will never have more.
+            if self._local and count * each[key] > there:
+                raise InvalidArgumentError(
+                    f"actors={count} is too many for this machine: each takes {each[key]} {name}s of "
+                    f"{there}."
+                )
+        return each
 
     def _embed(self, texts: Sequence[str]) -> Vectors:
         if not self._actors:
@@ -198,9 +190,7 @@ class RayEmbedder:
                 raise error.cause from None
             raise
         except errors.RayError as error:
-            raise ClusterError(
-                f"An actor was lost {_RESTARTS + 1} times or cannot start: {error}"
-            ) from error
+            raise ClusterError(f"An actor on Ray ended: {error}") from error
 
 
 class _Worker:
@@ -223,9 +213,37 @@ class _Worker:
         return start, vectors, [warning.message for warning in caught]
 
 
+def share(
+    nodes: Sequence[Mapping[str, float]],
+    device: str | list[str] | None,
+    actors: int,
+    cpus: int | None,
+) -> dict[str, int]:
+    """Say what each actor asks Ray for: it gets as many threads, and no other GPUs.
+
+    Args:
+        nodes: What each machine has.
+        device: That of the embedding.
+        actors: How many there will be.
+        cpus: What each one takes; None for as many as fit.
+    """
+    devices = device if isinstance(device, list) else [device]
+    gpus = sum(name != "cpu" for name in devices) if any("GPU" in node for node in nodes) else 0
+    if cpus is None:
+        have = [int(node.get("CPU", 0)) for node in nodes]
+        most = 1 if gpus else max(have, default=1)
+        fitting = (n for n in range(most, 0, -1) if sum(cpu // n for cpu in have) >= actors)
+        cpus = next(fitting, 1)
+    return {"num_cpus": cpus, "num_gpus": gpus}
+
+
 def _describe(embedding: Qwen3Embedding) -> dict[str, Any]:
-    """Name what the vectors depend on, and must be the same everywhere."""
-    return {"version": __version__, **embedding.built_with()}
+    """Name what the vectors depend on, and must be the same everywhere.
+
+    Raises:
+        CheckpointError: There is no such model here.
+    """
+    return {"version": __version__, "dim": embedding.dim, **embedding.built_with()}
 
 
 def _import_ray() -> Any:
@@ -254,10 +272,16 @@ def _connect(ray: Any, address: str | None) -> bool:
             ray.init(
                 address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
             )
+    except KeyboardInterrupt:
+        ray.shutdown()
+        raise
     # Ray raises whatever it meets, of no common kind.
     except Exception as error:
         ray.shutdown()
-        raise ClusterError(f"Cannot connect to Ray at {address!r}: {error}") from error
+        raise ClusterError(
+            f"Cannot connect to Ray at {address!r}: {error}. If that cluster wants a token, set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH."
+        ) from error
     return True
 
 
