@@ -41,9 +41,11 @@ class Qwen3Embedding(Qwen3Component, BaseEmbedding):
         max_length: Most tokens of one text; the end of a longer one is cut, with a warning.
         normalize: Scale vectors to unit length.
         dtype: "auto", "float32", "bfloat16" or "float16".
-        device: torch device; None takes a GPU where there is one.
-        attn_implementation: Attention of transformers; None takes its default.
-        max_batch_tokens: Most padded tokens of one forward pass; None suits the device.
+        device: torch device, or a list of several that share the work; None takes a GPU where there
+            is one.
+        attn_implementation: Run transformers' own forward pass with this attention; None is the
+            engine's, which is faster.
+        max_batch_tokens: Most tokens of one forward pass; None suits the device.
         kwargs: Fields of BaseEmbedding, such as `embed_batch_size` or `embeddings_cache`.
 
     Raises:

@@ -47,9 +47,11 @@ class Qwen3Reranker(Qwen3Component, BaseNodePostprocessor):
             neither the embedded nor the prompted text shows.
         metadata_mode: Which metadata the model reads with a node's text.
         dtype: "auto", "float32", "bfloat16" or "float16".
-        device: torch device; None takes a GPU where there is one.
-        attn_implementation: Attention of transformers; None takes its default.
-        max_batch_tokens: Most padded tokens of one forward pass; None suits the device.
+        device: torch device, or a list of several that share the work; None takes a GPU where there
+            is one.
+        attn_implementation: Run transformers' own forward pass with this attention; None is the
+            engine's, which is faster.
+        max_batch_tokens: Most tokens of one forward pass; None suits the device.
 
     Raises:
         InvalidArgumentError: A value outside what is allowed.
