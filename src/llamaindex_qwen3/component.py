@@ -67,7 +67,8 @@ class Qwen3Component(BaseModel):
         description="'auto' is the checkpoint's bfloat16 where products of it are native, else float32.",
     )
     attn_implementation: str | None = Field(
-        default=None, description="Run transformers' own pass, by 'sdpa', 'eager', 'flash_attention_2'."
+        default=None,
+        description="Run transformers' own pass, by 'sdpa', 'eager', 'flash_attention_2'.",
     )
     device: str | list[str] | None = Field(
         default=None,
