@@ -297,6 +297,19 @@ def store(rows: int = 100_000, rounds: Rounds = 1) -> None:
     report("store", table, {"count": rows, "dimensions": 1024, "device": "cpu"})
 
 
+@app.command()
+def unchanged(chunks: int = 10_000) -> None:
+    """Ingest a folder twice with the demo model: what the second time costs."""
+    from .unchanged import measure as measure_unchanged
+
+    first, second, report_ = measure_unchanged(chunks)
+    rows = [
+        {"run": "first", "seconds": first, "share": 1.0, "embedded": report_.unchanged},
+        {"run": "second", "seconds": second, "share": second / first, "embedded": report_.added},
+    ]
+    report("unchanged", rows, {"count": chunks, "device": "cpu"})
+
+
 @app.command(hidden=True)
 def peak(candidates: int, length: int, size: str, dtype: str) -> None:
     """Print the peak of resident memory over that after loading, in MB."""

@@ -21,9 +21,9 @@ from llama_index.core.storage.kvstore import SimpleKVStore
 from milvus_lite.server_manager import server_manager_instance
 
 from llamaindex_qwen3 import Qwen3Embedding, milvus_vector_store
-from llamaindex_qwen3.errors import InvalidArgumentError, TruncationWarning
+from llamaindex_qwen3.errors import ClusterError, InvalidArgumentError, TruncationWarning
 from llamaindex_qwen3.milvus import CheckedMilvusVectorStore
-from llamaindex_qwen3.on_ray import ClusterError, RayEmbedder, share
+from llamaindex_qwen3.on_ray import RayEmbedder, share
 from llamaindex_qwen3.pipeline import IngestReport, ingest
 
 pytestmark = pytest.mark.ray
@@ -33,7 +33,7 @@ SECTIONS, BATCH = 21, 4
 
 # In a process of its own, since there can be one Ray in a process at a time.
 OWN_RAY = """
-import shutil, sys
+import os, shutil, sys
 import ray
 from llamaindex_qwen3 import Qwen3Embedding
 from llamaindex_qwen3.on_ray import RayEmbedder
@@ -49,7 +49,8 @@ model = Qwen3Embedding(sys.argv[1], dtype="float32", device="cpu")
 attempt(model, actors=1000)
 print(ray.is_initialized())
 ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-attempt(model)
+os.chdir(os.path.dirname(sys.argv[1]))
+attempt(Qwen3Embedding("model", dtype="float32", device="cpu"))
 print(ray.is_initialized())
 attempt(model, "127.0.0.1:1")
 Qwen3Embedding.built_with = lambda self: {"model": "another"}
@@ -260,7 +261,7 @@ def test_a_ray_of_the_callers_own(embedding_dir: Path, own_token: None, tmp_path
         r"works",
         r"True",
         r"InvalidArgumentError This process is connected to a Ray already.*",
-        r"InvalidArgumentError An actor has another model .*",
+        r"InvalidArgumentError An actor has another model or another version .*",
         r"CheckpointError There is no directory .*",
     ]
     told = done.stdout.splitlines()

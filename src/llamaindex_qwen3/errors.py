@@ -31,6 +31,10 @@ class StoreError(Qwen3Error):
     """A Milvus collection cannot be opened as asked, or does not fit the vectors."""
 
 
+class ClusterError(Qwen3Error):
+    """Ray cannot be reached, has no room for the actors, or lost one for good."""
+
+
 class GenerationError(Qwen3Error):
     """The language model did not give an answer."""
 

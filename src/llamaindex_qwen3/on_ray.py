@@ -10,6 +10,7 @@ import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.schema import BaseNode, MetadataMode
@@ -17,7 +18,7 @@ from llama_index.core.schema import BaseNode, MetadataMode
 from . import __version__
 from .cache import VectorCache
 from .embedding import Qwen3Embedding, Vectors
-from .errors import InvalidArgumentError, Qwen3Error
+from .errors import ClusterError, InvalidArgumentError, Qwen3Error
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -28,10 +29,6 @@ _CONNECT_SECONDS = 10
 # A cluster may start machines for the actors, and each actor imports torch.
 _START_SECONDS = 300
 _RESTARTS = 3
-
-
-class ClusterError(Qwen3Error):
-    """Ray cannot be reached, has no room for the actors, or lost one for good."""
 
 
 class RayEmbedder:
@@ -52,7 +49,7 @@ class RayEmbedder:
             this machine alone, for as long as this object. None takes the Ray that this process is
             connected to, or "local".
         actors: How many copies of the model work side by side, each on a GPU of its own if there
-            are GPUs and the model's device does not say otherwise.
+            are GPUs and the model's `device`, which counts those an actor has, is not "cpu".
         batch: Nodes for each actor in one call; None is the model's `embed_batch_size`.
         cpus: CPUs of each actor; None shares all there are, or takes one beside a GPU.
 
@@ -125,6 +122,10 @@ class RayEmbedder:
             for name in type(self._embedding).model_fields
             if name not in _STAYS_HERE
         }
+        directory = Path(self._embedding.model_name).expanduser()
+        if directory.is_dir():
+            # Actors may start in another directory.
+            fields["model_name"] = str(directory.resolve())
         actor_class = self._ray.remote(_Worker).options(
             **self._resources(count, cpus),
             scheduling_strategy="SPREAD",
@@ -176,7 +177,7 @@ class RayEmbedder:
             ):
                 vectors[start : start + len(found)] = found
                 for warning in warned:
-                    warnings.warn(warning, stacklevel=4)
+                    warnings.warn(warning, stacklevel=3)
         return vectors
 
     @contextmanager
@@ -228,7 +229,7 @@ def share(
         cpus: What each one takes; None for as many as fit.
     """
     devices = device if isinstance(device, list) else [device]
-    gpus = sum(name != "cpu" for name in devices) if any("GPU" in node for node in nodes) else 0
+    gpus = sum(name != "cpu" for name in devices) if any(node.get("GPU") for node in nodes) else 0
     if cpus is None:
         have = [int(node.get("CPU", 0)) for node in nodes]
         most = 1 if gpus else max(have, default=1)
@@ -243,7 +244,8 @@ def _describe(embedding: Qwen3Embedding) -> dict[str, Any]:
     Raises:
         CheckpointError: There is no such model here.
     """
-    return {"version": __version__, "dim": embedding.dim, **embedding.built_with()}
+    model = embedding.built_with()["model"]
+    return {"version": __version__, "dim": embedding.dim, "model": model}
 
 
 def _import_ray() -> Any:
