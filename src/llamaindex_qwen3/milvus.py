@@ -9,7 +9,7 @@ import json
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from pymilvus import AnnSearchRequest, DataType, MilvusClient, RRFRanker, Weight
 from pymilvus.exceptions import MilvusException
 
 from .errors import InvalidArgumentError, StoreError
+from .milvus_errors import plain_errors
 from .milvus_filters import filter_expression, string_literal
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def collection_has_rows(uri: str, collection_name: str, token: str = "") -> bool
     uri = _check_uri(uri)
     if "://" not in uri and not Path(uri).exists():
         return False
-    with _plain_errors(uri):
+    with plain_errors(uri):
         client = MilvusClient(uri=uri, token=token)
         if not client.has_collection(collection_name):
             return False
@@ -197,7 +198,7 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
         _creating.partition_key = partition_key
         with writer:
             self._create(uri, collection_name, dim, kwargs)
-        with _plain_errors(uri), writer:
+        with plain_errors(uri), writer:
             self.uri, self._is_lite, self._writer = uri, is_lite, writer
             self.partition_key = partition_key
             self._check_collection(asked_index)
@@ -210,7 +211,7 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
         existed = True
         hybrid = bool(options.get("enable_sparse"))
         try:
-            with _plain_errors(uri):
+            with plain_errors(uri):
                 # What MilvusVectorStore does not know itself it hands to the client.
                 own = inspect.signature(MilvusVectorStore.__init__).parameters
                 connection = {key: value for key, value in options.items() if key not in own}
@@ -218,7 +219,7 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
                 client = MilvusClient(uri=uri, token=token, **connection)
                 existed = client.has_collection(name)
             # What an existing collection lacks is said by the checks that follow.
-            with _plain_errors(uri, hybrid=hybrid and not existed):
+            with plain_errors(uri, hybrid=hybrid and not existed):
                 super().__init__(uri=uri, collection_name=name, dim=dim, **options)
         except StoreError:
             if not existed:
@@ -247,7 +248,7 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
         # Milvus 2.3 upserts into the wrong partition where there is a partition key.
         replaces = upsert and self.partition_key is not None and not self._is_lite
         write = self.client.upsert if upsert and not replaces else self.client.insert
-        with _plain_errors(self.uri), self._writer:
+        with plain_errors(self.uri), self._writer:
             for batch in self._calls(rows):
                 if replaces:
                     condition = rows_in("id", [row["id"] for row in batch])
@@ -270,7 +271,7 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
     def flush(self) -> None:
         """Flush what was added, after which Milvus Lite searches it many times faster."""
         if self._is_lite:
-            with _plain_errors(self.uri), self._writer:
+            with plain_errors(self.uri), self._writer:
                 self.client.flush(self.collection_name)
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
@@ -316,7 +317,7 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
 
     def clear(self) -> None:
         """Drop the collection."""
-        with _plain_errors(self.uri), self._writer:
+        with plain_errors(self.uri), self._writer:
             super().clear()
 
     # --- reading ------------------------------------------------------------------------------
@@ -346,7 +347,7 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
             )
         # Under a name of ours: MilvusVectorStore drops it where there are filters.
         kwargs["own_expression"] = kwargs.pop("string_expr", "")
-        with _plain_errors(self.uri):
+        with plain_errors(self.uri):
             result: VectorStoreQueryResult = super().query(query, **kwargs)
         if self.similarity_metric == "L2" and query.mode == VectorStoreQueryMode.DEFAULT:
             result.similarities = [1 / (1 + distance) for distance in result.similarities or []]
@@ -358,7 +359,7 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
 
     def select(self, condition: str, fields: Sequence[str]) -> list[dict[str, Any]]:
         """Return these fields of all rows that meet a condition of Milvus's own language."""
-        with _plain_errors(self.uri):
+        with plain_errors(self.uri):
             rows: list[dict[str, Any]] = self.client.query(
                 self.collection_name, filter=condition, output_fields=list(fields)
             )
@@ -372,7 +373,7 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
         if self._is_lite:
             yield from self.select(condition, fields)
             return
-        with _plain_errors(self.uri):
+        with plain_errors(self.uri):
             rows = self.client.query_iterator(
                 self.collection_name, batch_size=1000, filter=condition, output_fields=list(fields)
             )
@@ -619,7 +620,7 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
             yield call
 
     def _delete(self, condition: str, options: Mapping[str, Any]) -> None:
-        with _plain_errors(self.uri), self._writer:
+        with plain_errors(self.uri), self._writer:
             self.client.delete(
                 collection_name=self.collection_name,
                 filter=condition,
@@ -760,62 +761,3 @@ def _check_uri(uri: str) -> str:
             f"uri={uri!r}: the directory {str(path.parent)!r} does not exist. Create it first."
         )
     return str(path)
-
-
-@contextmanager
-def _plain_errors(uri: str, hybrid: bool = False) -> Iterator[None]:
-    """Turn what Milvus and its transport raise into a StoreError in plain words."""
-    try:
-        yield
-    # pymilvus passes some errors of the transport on as they are.
-    except (MilvusException, grpc.RpcError, ConnectionError, OSError) as error:
-        raise StoreError(_plain_reason(uri, error, hybrid)) from error
-
-
-def _plain_reason(uri: str, error: BaseException, hybrid: bool) -> str:
-    if "://" not in uri and "Open local milvus failed" in str(error):
-        return (
-            f"Cannot open the Milvus Lite database {uri!r}: {error}. Either another process has it "
-            "open (one at a time may), or it was written by Milvus Lite 2 or is not a database; "
-            "then give another path."
-        )
-    # A wrong token and a dead server have the same message; the gRPC status tells them apart.
-    causes = _causes(error)
-    status = {name for cause in causes if (name := _status(cause))}
-    said = next((str(c.details()) for c in causes if hasattr(c, "details")), str(error))
-    if "UNAUTHENTICATED" in status:
-        return f"Milvus at {uri!r} refused the token. Give token='user:password' or an API key."
-    if "PERMISSION_DENIED" in status or "PrivilegeNotPermitted" in str(error):
-        return f"Milvus at {uri!r} does not permit this to the token's user: {said}"
-    if "RESOURCE_EXHAUSTED" in status and "trying to send" in said:
-        return f"The answer of Milvus at {uri!r} is too large. Ask for fewer rows. ({said})"
-    if "RESOURCE_EXHAUSTED" in status:
-        return f"One call to Milvus at {uri!r} is too large. Lower batch_size. ({said})"
-    if "DEADLINE_EXCEEDED" in status:
-        return f"Milvus at {uri!r} did not answer in time: {said}"
-    if "UNAVAILABLE" in status or "Fail connecting" in str(error):
-        return f"Milvus at {uri!r} cannot be reached. Check the address and that it runs."
-    if hybrid:
-        return (
-            f"Milvus at {uri!r} cannot build the index of words that hybrid=True asks for (a server "
-            f"needs version 2.5; Milvus Lite knows the standard analyzer only): {error}"
-        )
-    return f"Milvus at {uri!r} refused: {error}"
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    chain: list[BaseException] = []
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        cause = waiting.pop(0)
-        # pymilvus raises errors from themselves.
-        if cause is not None and not any(cause is seen for seen in chain):
-            chain.append(cause)
-            waiting += [cause.__cause__, cause.__context__]
-    return chain
-
-
-def _status(error: BaseException) -> str:
-    """Return the name of a gRPC error's status."""
-    code = error.code() if isinstance(error, grpc.RpcError) and hasattr(error, "code") else None
-    return str(getattr(code, "name", ""))
