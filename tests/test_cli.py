@@ -15,7 +15,6 @@ from typing import NamedTuple
 import pytest
 from milvus_lite.server_manager import server_manager_instance
 from openai_server import ANSWER, serve
-from rich.console import Console
 from typer.testing import CliRunner
 
 from llamaindex_qwen3 import cli
@@ -68,10 +67,10 @@ class Shell(NamedTuple):
             patch.chdir(self.folder)
             for name, value in {**SETTINGS, **environment}.items():
                 patch.setenv(name, value)
-            # The consoles look at the terminal when they are made.
-            for name, stream in (("out", False), ("err", True)):
-                patch.setattr(cli, name, Console(stderr=stream, highlight=False, width=120))
-            done = CliRunner().invoke(cli.app, args)
+            # The consoles looked at the terminal when they were made.
+            for console in (cli.app.out, cli.app.err):
+                patch.setattr(console, "width", 120)
+            done = CliRunner().invoke(cli.app.app, args)
         if done.exception and not isinstance(done.exception, SystemExit):
             raise done.exception
         return Result(done.exit_code, done.stdout, done.stderr)
