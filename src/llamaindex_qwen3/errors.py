@@ -35,6 +35,32 @@ class ClusterError(Qwen3Error):
     """Ray cannot be reached, has no room for the actors, or lost one for good."""
 
 
+class ServerError(Qwen3Error):
+    """A model server cannot be reached, or does not answer as it should.
+
+    Attributes:
+        url: Address of the server.
+        status: HTTP status of its last answer, where there was one.
+    """
+
+    def __init__(self, message: str, url: str = "", status: int | None = None) -> None:
+        super().__init__(message)
+        self.url = url
+        self.status = status
+
+
+class ServerAccessError(ServerError):
+    """A model server wants another key, or denies this one the access."""
+
+
+class ModelNotServedError(ServerError):
+    """A model server does not have the model."""
+
+
+class ServerMismatchError(ServerError):
+    """A model server would give wrong vectors or scores: another model, template or pooling."""
+
+
 class GenerationError(Qwen3Error):
     """The language model did not give an answer."""
 

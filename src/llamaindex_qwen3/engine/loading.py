@@ -1,18 +1,16 @@
-"""Read a checkpoint's tokenizer and weights, and refuse what would be silently wrong."""
+"""Read a checkpoint's weights, and refuse what would be silently wrong."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer
 
 from ..errors import CheckpointError, InvalidArgumentError
-from .checkpoint import Checkpoint, find_file, read_geometry
+from .checkpoint import Checkpoint, read_geometry
 
 
 def resolve(checkpoint: Checkpoint) -> Checkpoint:
@@ -66,49 +64,6 @@ def _multiplies_bfloat16(device: str) -> bool:
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return True
-
-
-def load_tokenizer(checkpoint: Checkpoint) -> tuple[Tokenizer, Tokenizer]:
-    """Return the checkpoint's tokenizer, and a copy that knows no control tokens.
-
-    The copy gives the same ids for all other text, so that no input can produce a control token.
-    """
-    path = find_file(checkpoint, "tokenizer.json")
-    if path is None:
-        raise CheckpointError(
-            f"{checkpoint.model!r} has no tokenizer.json. Save it with "
-            "AutoTokenizer.from_pretrained(base).save_pretrained(directory)."
-        )
-    try:
-        spec = json.loads(path.read_text(encoding="utf-8"))
-        # A fine-tune may have saved its own; here cutting and padding are done by the caller.
-        spec["truncation"] = spec["padding"] = None
-        control = Tokenizer.from_str(json.dumps(spec))
-        added = [token["content"] for token in spec["added_tokens"]]
-        spec["added_tokens"], spec["post_processor"] = [], None
-        plain = Tokenizer.from_str(json.dumps(spec))
-    except Exception as error:  # tokenizers raises plain Exception
-        raise CheckpointError(
-            f"Cannot read {path}: {error}. Fetch the checkpoint again."
-        ) from error
-    for token in added:
-        if control.token_to_id(token) in plain.encode(token, add_special_tokens=False).ids:
-            raise CheckpointError(
-                f"The tokenizer of {checkpoint.model!r} reads {token!r} in plain text as a control "
-                "token: a document could steer its own score. Use the tokenizer of the original model."
-            )
-    return control, plain
-
-
-def token_id(tokenizer: Tokenizer, token: str, checkpoint: Checkpoint) -> int:
-    """Return the id of a token that Qwen3's tokenizer must have."""
-    index = tokenizer.token_to_id(token)
-    if index is None:
-        raise CheckpointError(
-            f"The tokenizer of {checkpoint.model!r} has no token {token!r}: it is not Qwen3's. "
-            "Use the tokenizer of the original model."
-        )
-    return int(index)
 
 
 def load_weights(kind: Any, checkpoint: Checkpoint, device: str) -> Any:

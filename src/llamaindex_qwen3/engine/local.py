@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import warnings
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from transformers import Qwen3ForCausalLM, Qwen3Model
 
-from ..errors import CheckpointError, InvalidArgumentError, NonFiniteError, TruncationWarning
+from ..errors import CheckpointError, NonFiniteError
 from ..prompts import (
     RERANKER_PREFIX,
     RERANKER_SUFFIX,
@@ -25,11 +24,13 @@ from ..prompts import (
     pair_ids,
 )
 from .checkpoint import Checkpoint, read_geometry
-from .loading import load_tokenizer, load_weights, resolve, token_id
+from .loading import load_weights, resolve
 from .network import Network, PackedNetwork, TransformersNetwork
 from .prefixes import PrefixCache, Row, common_length
 from .protocol import EncodeRequest, EncodeResult, ScoreRequest, ScoreResult
-from .schedule import BULK, INTERACTIVE, Steps, Worker
+from .schedule import BULK, INTERACTIVE, Steps, Worker, wait
+from .texts import TruncationReport, check_unicode, distinct
+from .tokenizer import load_tokenizer, token_id
 
 # Padded tokens of one forward pass: few stay in the caches of a CPU, a GPU wants more work.
 _BATCH_TOKENS = {"cpu": 1024}
@@ -72,7 +73,7 @@ class _LocalModel:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.geometry = read_geometry(checkpoint)
-        self._truncation_reported = False
+        self._truncation = TruncationReport(checkpoint.model)
         self._control, self._plain = load_tokenizer(checkpoint)
         devices = [str(device) for device in checkpoint.devices]  # resolved
         self._copies = [PrefixCache(self._load(device)) for device in devices]
@@ -116,7 +117,7 @@ class _LocalModel:
         priority = BULK if bulk else INTERACTIVE
         return self._worker.submit(steps, self._run, max_batch_tokens or self._budget, priority)
 
-    def _rows(self, ids: Sequence[list[int]], prompt: list[int], alike: bool) -> list[Row]:
+    def _rows(self, ids: Sequence[tuple[int, ...]], prompt: tuple[int, ...], alike: bool) -> list[Row]:
         """Mark how many first tokens are shared: with rows of other calls, and among these.
 
         Args:
@@ -132,28 +133,14 @@ class _LocalModel:
         head = tuple(ids[0][: cuts[-1]]) if cuts else ()
         return [Row(row, tuple(cuts), head) for row in ids]
 
-    def _report(self, truncated: Sequence[int], max_length: int) -> None:
-        """Warn, once per model, that texts were cut."""
-        cut = sum(count > 0 for count in truncated)
-        if cut and not self._truncation_reported:
-            self._truncation_reported = True
-            warnings.warn(
-                f"{cut} of {len(truncated)} texts are longer than max_length="
-                f"{self._max_length(max_length)} tokens and were cut at their end (by up to "
-                f"{max(truncated)} tokens). Split them smaller or raise max_length. "
-                f"{self.checkpoint.model!r} warns of this once.",
-                TruncationWarning,
-                stacklevel=3,
-            )
-
 
 class LocalEncoder(_LocalModel):
     """A Qwen3-Embedding checkpoint in this process."""
 
     def encode(self, request: EncodeRequest) -> EncodeResult:
         """Embed and wait; see `Encoder`."""
-        result = _wait(self._submit(self._steps(request), request.max_batch_tokens, request.bulk))
-        self._report(result.truncated, request.max_length)
+        result = wait(self._submit(self._steps(request), request.max_batch_tokens, request.bulk))
+        self._truncation.warn(result.truncated, self._max_length(request.max_length))
         return result
 
     async def aencode(self, request: EncodeRequest) -> EncodeResult:
@@ -161,7 +148,7 @@ class LocalEncoder(_LocalModel):
         result = await asyncio.wrap_future(
             self._submit(self._steps(request), request.max_batch_tokens, request.bulk)
         )
-        self._report(result.truncated, request.max_length)
+        self._truncation.warn(result.truncated, self._max_length(request.max_length))
         return result
 
     def _load(self, device: str) -> Network:
@@ -174,7 +161,7 @@ class LocalEncoder(_LocalModel):
         # In slices: a query need not wait for the tokens of a whole ingest.
         for start in range(0, len(request.texts), _TEXTS_AT_ONCE):
             texts = request.texts[start : start + _TEXTS_AT_ONCE]
-            _check_unicode(texts, "Text", start)
+            check_unicode(texts, "Text", start)
             ids, cut = embedding_ids(
                 self._encode_plain,
                 self._end_id,
@@ -187,9 +174,11 @@ class LocalEncoder(_LocalModel):
             yield None
         if not rows:
             return EncodeResult([], [])
-        distinct, places = _distinct(rows)
-        prompt = self._encode_plain([format_query(request.task, "")])[0] if request.task else []
-        vectors = yield self._rows(distinct, prompt, alike=False)
+        unique, places = distinct([tuple(row) for row in rows])
+        prompt = (
+            tuple(self._encode_plain([format_query(request.task, "")])[0]) if request.task else ()
+        )
+        vectors = yield self._rows(unique, prompt, alike=False)
         # Shorten first, then normalise again: a cut unit vector is no longer one.
         vectors = vectors[:, : request.dimensions]
         if request.normalize:
@@ -204,8 +193,8 @@ class LocalScorer(_LocalModel):
 
     def score(self, request: ScoreRequest) -> ScoreResult:
         """Score and wait; see `Scorer`."""
-        result = _wait(self._submit(self._steps(request), request.max_batch_tokens, bulk=False))
-        self._report(result.truncated, request.max_length)
+        result = wait(self._submit(self._steps(request), request.max_batch_tokens, bulk=False))
+        self._truncation.warn(result.truncated, self._max_length(request.max_length))
         return result
 
     async def ascore(self, request: ScoreRequest) -> ScoreResult:
@@ -213,7 +202,7 @@ class LocalScorer(_LocalModel):
         result = await asyncio.wrap_future(
             self._submit(self._steps(request), request.max_batch_tokens, bulk=False)
         )
-        self._report(result.truncated, request.max_length)
+        self._truncation.warn(result.truncated, self._max_length(request.max_length))
         return result
 
     def _load(self, device: str) -> Network:
@@ -229,8 +218,8 @@ class LocalScorer(_LocalModel):
         return self._network(model.model)
 
     def _steps(self, request: ScoreRequest) -> Steps[ScoreResult]:
-        _check_unicode([request.query], "Query")
-        _check_unicode(request.documents, "Text")
+        check_unicode([request.query], "Query")
+        check_unicode(request.documents, "Text")
         rows, truncated = pair_ids(
             self._encode_plain,
             self._prefix,
@@ -240,49 +229,14 @@ class LocalScorer(_LocalModel):
             request.documents,
             self._max_length(request.max_length),
         )
-        distinct, places = _distinct(rows)
+        unique, places = distinct([tuple(row) for row in rows])
         head, _, _ = format_pair(request.instruction, "", "").rpartition(" \n<Document>")
         ids = self._encode_plain([head])[0]
-        hidden = yield self._rows(distinct, [*self._prefix, *ids], alike=True)
+        hidden = yield self._rows(unique, (*self._prefix, *ids), alike=True)
         # float32 throughout: in bfloat16 the scores of good documents tie.
         log_odds = (hidden @ self._yes_minus_no)[places]
         _check_finite(log_odds, "score", self.checkpoint)
         return ScoreResult(log_odds.tolist(), truncated)
-
-
-def _distinct(rows: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:
-    """Return the rows without repetition, and the place of each given row among them.
-
-    Equal texts run once: it saves work, and their results are equal to the last bit.
-    """
-    places: dict[tuple[int, ...], int] = {}
-    index = [places.setdefault(tuple(row), len(places)) for row in rows]
-    return [list(row) for row in places], index
-
-
-def _check_unicode(texts: Sequence[str], what: str, start: int = 0) -> None:
-    # The tokenizer itself would fail on these with a TypeError that names nothing.
-    for index, text in enumerate(texts, start):
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InvalidArgumentError(
-                f"{what} {index} is not valid Unicode: it has a lone surrogate {text[error.start]!r} "
-                f"at character {error.start}. Repair it before, for instance with "
-                "text.encode('utf-8', 'replace').decode()."
-            ) from None
-
-
-def _wait(future: Future[_T]) -> _T:
-    try:
-        return future.result()
-    except BaseException:
-        # Ctrl-C stops the job before its next pass.
-        future.cancel()
-        raise
-    finally:
-        # An error holds this frame: held by it in turn, both would stay, and the weights too.
-        del future
 
 
 def _check_finite(values: torch.Tensor, what: str, checkpoint: Checkpoint) -> None:

@@ -38,7 +38,7 @@ class Row:
         return len(self.ids) - len(self.head) + len(self.head) // _SHARED_COST
 
 
-def common_length(rows: Sequence[list[int]]) -> int:
+def common_length(rows: Sequence[tuple[int, ...]]) -> int:
     """Return how many first ids all rows have in common, leaving each at least one of its own."""
     first, last = min(rows), max(rows)
     most = min(len(row) for row in rows) - 1
