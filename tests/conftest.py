@@ -17,6 +17,7 @@ import pytest
 from checkpoints import build_tokenizer, save_embedding, save_reranker
 from passes import ForwardPasses
 from reference import ReferenceEmbedder, ReferenceReranker
+from servers.fake_servers import FakeServer, FakeServers, running
 from tokenizers import Tokenizer
 from transformers import Qwen3Model
 
@@ -71,6 +72,27 @@ def reference_embedder(embedding_dir: Path) -> ReferenceEmbedder:
 def reference_reranker(reranker_dir: Path) -> ReferenceReranker:
     """Return the reference of `reranker_dir`."""
     return ReferenceReranker(reranker_dir)
+
+
+@pytest.fixture(scope="session")
+def fake_servers() -> Iterator[FakeServers]:
+    """Return the process that fake model servers run in."""
+    with running() as servers:
+        yield servers
+
+
+@pytest.fixture
+def serve(fake_servers: FakeServers) -> Iterator[Callable[..., FakeServer]]:
+    """Return a function that starts a fake model server, which ends with the test."""
+    started: list[FakeServer] = []
+
+    def start(kind: str, directory: Path, **settings: Any) -> FakeServer:
+        started.append(fake_servers.start(kind, directory, **settings))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.end()
 
 
 @pytest.fixture
