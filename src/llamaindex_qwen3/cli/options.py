@@ -1,0 +1,107 @@
+"""The options that several commands take, with their completion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..models import SIZES
+
+DEFAULT_MODELS, DEFAULT_URI, DEFAULT_COLLECTION = "0.6b", "./milvus_qwen3.db", "qwen3_docs"
+
+
+def _model_names(incomplete: str) -> list[str]:
+    """Complete the names of pairs, and of directories that hold one."""
+    names = [name for name in ("demo", *SIZES) if name.startswith(incomplete)]
+    folder = Path(incomplete if incomplete.endswith("/") else Path(incomplete).parent)
+    pairs = sorted(folder.glob("*/embedding")) if folder.is_dir() else []
+    return names + [str(pair.parent) for pair in pairs if str(pair.parent).startswith(incomplete)]
+
+
+def _collection_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Complete the collections of a Milvus Lite database, by the folders it keeps them in."""
+    folder = Path(str(ctx.params.get("uri") or DEFAULT_URI)).expanduser() / "collections"
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+Models = Annotated[
+    str,
+    typer.Option(
+        help="demo, 0.6b, 4b, 8b, or a directory with embedding/ and reranker/.",
+        autocompletion=_model_names,
+    ),
+]
+# Not MILVUS_URI: pymilvus reads that itself, at import, and fails on a path.
+Uri = Annotated[
+    str, typer.Option(envvar="QWEN3_RAG_URI", help="A path ending in .db, or an address.")
+]
+Collection = Annotated[
+    str, typer.Option(help="Milvus collection.", autocompletion=_collection_names)
+]
+Token = Annotated[
+    str,
+    typer.Option(envvar="MILVUS_TOKEN", help="user:password or API key.", show_default=False),
+]
+Candidates = Annotated[int, typer.Option(min=1, help="Passages to retrieve before reranking.")]
+TopN = Annotated[int, typer.Option(min=1, help="Passages to keep after reranking.")]
+Task = Annotated[str, typer.Option(help="The retrieval task in one English sentence.")]
+Question = Annotated[str, typer.Argument(show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", envvar="QWEN3_RAG_DEBUG", help="Show the traceback of an error."),
+]
+
+_SERVERS = "Model servers"
+BaseUrl = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Server of both models, instead of loading them here; several share the work.",
+        show_default=False,
+        rich_help_panel=_SERVERS,
+    ),
+]
+EmbeddingUrl = Annotated[
+    list[str] | None,
+    typer.Option(
+        envvar="QWEN3_RAG_EMBEDDING_URL",
+        help="Server of the embedding model. A key is read from QWEN3_API_KEY.",
+        show_default=False,
+        rich_help_panel=_SERVERS,
+    ),
+]
+RerankerUrl = Annotated[
+    list[str] | None,
+    typer.Option(
+        envvar="QWEN3_RAG_RERANKER_URL",
+        help="Server of the reranker.",
+        show_default=False,
+        rich_help_panel=_SERVERS,
+    ),
+]
+
+_GENERATION = "Language model"
+Llm = Annotated[
+    str,
+    typer.Option(
+        envvar="QWEN3_RAG_LLM", help="OpenAI model that answers.", rich_help_panel=_GENERATION
+    ),
+]
+LlmBaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="OPENAI_BASE_URL",
+        help="Another server that speaks OpenAI's protocol; it gets OPENAI_API_KEY.",
+        show_default=False,
+        rich_help_panel=_GENERATION,
+    ),
+]
+
+
+def addresses(urls: list[str] | None) -> str | list[str] | None:
+    """Return the addresses of an option that may be repeated, or hold several with commas."""
+    each = [url.strip() for given in urls or [] for url in given.split(",") if url.strip()]
+    return (each if len(each) > 1 else each[0]) if each else None

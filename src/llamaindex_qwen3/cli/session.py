@@ -1,0 +1,147 @@
+"""The models and the collection that a command works with."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+from .. import show
+from ..errors import InvalidArgumentError
+from ..models import ModelPair, model_pair
+from .console import err, working
+from .options import addresses
+
+if TYPE_CHECKING:
+    from ..embedding import Qwen3Embedding
+    from ..milvus import CheckedMilvusVectorStore
+    from ..pipeline import Ranking
+    from ..reranker import Qwen3Reranker
+
+
+class Session:
+    """The models and the collection of one command, each loaded when first asked for.
+
+    Args:
+        models: A name or a directory; see `model_pair`.
+        uri: Of the Milvus database.
+        collection: Its name.
+        token: Of the Milvus server.
+        task: The retrieval task.
+        base_url: Servers of both models.
+        embedding_url: Servers of the embedding model.
+        reranker_url: Servers of the reranker.
+    """
+
+    # Where others load the weights, what the checkpoint says of itself is enough here.
+    loads_embedding = True
+
+    def __init__(
+        self,
+        models: str,
+        uri: str,
+        collection: str,
+        token: str,
+        task: str,
+        base_url: list[str] | None = None,
+        embedding_url: list[str] | None = None,
+        reranker_url: list[str] | None = None,
+    ) -> None:
+        self.pair: ModelPair = model_pair(models)
+        self._uri, self._collection, self._token, self._task = uri, collection, token, task
+        self._embedding_url = addresses(embedding_url) or addresses(base_url)
+        self._reranker_url = addresses(reranker_url) or addresses(base_url)
+        if self.pair.is_demo:
+            err.print(show.DEMO_NOTICE, soft_wrap=True)
+
+    @functools.cached_property
+    def embed_model(self) -> Qwen3Embedding:
+        """The embedding model, with its weights unless others load them."""
+        from ..embedding import Qwen3Embedding
+
+        with loading(self.pair.embedding, self._embedding_url):
+            model = Qwen3Embedding(
+                self.pair.embedding,
+                query_instruction=self._task,
+                **self._where(self._embedding_url),
+            )
+            return model.load() if self.loads_embedding else model
+
+    @functools.cached_property
+    def reranker(self) -> Qwen3Reranker:
+        """The reranker, with its weights."""
+        from ..reranker import Qwen3Reranker
+
+        with loading(self.pair.reranker, self._reranker_url):
+            return Qwen3Reranker(
+                self.pair.reranker, instruction=self._task, **self._where(self._reranker_url)
+            ).load()
+
+    def _where(self, url: str | list[str] | None) -> dict[str, Any]:
+        return {"dtype": self.pair.dtype} if url is None else {"base_url": url}
+
+    @contextmanager
+    def embedder(self, ray: str | None, actors: int) -> Iterator[Qwen3Embedding]:
+        """Give what embeds passages: the model here, or copies of it on Ray."""
+        if ray is None:
+            yield self.embed_model
+            return
+        if self._embedding_url:
+            raise InvalidArgumentError(
+                "--ray loads the model in actors, and a model server runs it elsewhere. Give one of "
+                "them; for several servers give several addresses."
+            )
+        from ..on_ray import RayEmbedder
+
+        self.loads_embedding = False
+        with RayEmbedder(self.embed_model, ray, actors) as embedder:
+            yield cast("Qwen3Embedding", embedder)
+
+    def store(self, overwrite: bool = False) -> CheckedMilvusVectorStore:
+        """Open the collection, or create it."""
+        from ..milvus import milvus_vector_store
+
+        return milvus_vector_store(
+            self.embed_model, self._uri, self._collection, token=self._token, overwrite=overwrite
+        )
+
+    @functools.cached_property
+    def filled_store(self) -> CheckedMilvusVectorStore:
+        """The collection, which must hold something to ask."""
+        from ..milvus import collection_has_rows
+
+        # Asked before any model is loaded, and before opening would create it.
+        if not collection_has_rows(self._uri, self._collection, self._token):
+            raise InvalidArgumentError(
+                f"Collection {self._collection!r} at {self._uri!r} does not exist or is empty. Store "
+                "something in it first: qwen3-rag ingest PATH"
+            )
+        return self.store()
+
+    def open(self) -> None:
+        """Open the collection and load both models now."""
+        _ = self.filled_store, self.reranker
+
+    def rank(self, question: str, candidates: int) -> Ranking:
+        """Retrieve and rerank the candidates of a question."""
+        from ..pipeline import rank
+
+        self.open()
+        return rank(question, self.embed_model, self.reranker, self.filled_store, candidates)
+
+
+@contextmanager
+def loading(model: str, url: str | list[str] | None = None) -> Iterator[None]:
+    """Name the model on a terminal, above transformers' own bars; elsewhere keep those quiet."""
+    if url is not None:
+        with working(f"Reaching {show.escape(url if isinstance(url, str) else ', '.join(url))}"):
+            yield
+        return
+    from transformers.utils import logging
+
+    if err.is_terminal:
+        err.print(f"[dim]Loading {show.escape(model)}[/]", soft_wrap=True)
+    else:
+        logging.disable_progress_bar()
+    yield
