@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import pickle
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +17,7 @@ from llama_index.core.bridge.pydantic import (
 )
 
 from .engine.checkpoint import Checkpoint, Geometry, Role, read_geometry
+from .engine.endpoint import ServedModel, check_url
 from .errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -24,13 +26,15 @@ if TYPE_CHECKING:
 DEFAULT_MAX_LENGTH = 8192
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Server = Literal["auto", "vllm", "tei", "openai"]
+Server = Literal["auto", "vllm", "tei", "infinity", "openai"]
+KEY_VARIABLE = "QWEN3_API_KEY"
 
 _logger = logging.getLogger(__name__)
 
-# What another copy of the weights is needed for.
+# What another copy of the weights, or another connection, is needed for.
 _CHECKPOINT_FIELDS = {
-    "model_name", "model", "revision", "dtype", "device", "attn_implementation",
+    "model_name", "model", "revision", "dtype", "device", "attn_implementation", "base_url",
+    "server", "served_model_name", "api_key", "timeout_s", "retry_s", "max_in_flight",
 }  # fmt: skip
 
 
@@ -78,10 +82,24 @@ class Qwen3Component(BaseModel):
     max_batch_tokens: int | None = Field(
         default=None, exclude=True, description="Most padded tokens of one forward pass."
     )
-    base_url: str | None = Field(default=None, description="Address of a model server.")
-    server: Server | None = Field(default=None, description="Kind of that server.")
+    base_url: str | list[str] | None = Field(
+        default=None, description="Address of a model server, or of several that share the work."
+    )
+    server: Server | None = Field(default=None, description="Kind of that server; None finds out.")
+    served_model_name: str | None = Field(
+        default=None, description="The model's name on the server, where it has another there."
+    )
     api_key: SecretStr | None = Field(
         default=None, exclude=True, repr=False, description="Key of that server; kept nowhere."
+    )
+    timeout_s: float = Field(
+        default=60.0, exclude=True, description="Seconds to wait for one answer of a server."
+    )
+    retry_s: float = Field(
+        default=120.0, exclude=True, description="Seconds to repeat a request that a server fails."
+    )
+    max_in_flight: int = Field(
+        default=8, exclude=True, description="Bulk requests at once to each server."
     )
 
     _slot: EngineSlot = PrivateAttr(default_factory=EngineSlot)
@@ -104,13 +122,16 @@ class Qwen3Component(BaseModel):
                 self._check_geometry(self._geometry)
 
     def load(self) -> Self:
-        """Load the weights now instead of at the first use.
+        """Load the weights, or contact the server, now instead of at the first use.
 
         Raises:
             CheckpointError: There is no such checkpoint, or it is not the Qwen3 model it should be.
             InvalidArgumentError: An argument does not fit the checkpoint or this machine.
+            ServerError: The server cannot be reached, or would give other vectors or scores.
         """
-        self._loaded()
+        engine = self._loaded()
+        if self.base_url is not None:
+            engine.contact()
         return self
 
     def close(self) -> None:
@@ -143,11 +164,26 @@ class Qwen3Component(BaseModel):
                 raise InvalidArgumentError(f"{name}={value} must be at least {least} tokens.")
         if self.device == []:
             raise InvalidArgumentError("device=[] names no device. Name at least one, or None.")
-        if self.base_url is not None:
-            raise InvalidArgumentError(
-                f"base_url={self.base_url!r}: this version runs models in the process only; model "
-                "servers come in a later one. Leave base_url out."
-            )
+        self._check_server()
+
+    def _check_server(self) -> None:
+        if self.base_url is None:
+            if self.server is not None or self.served_model_name is not None:
+                raise InvalidArgumentError(
+                    "server and served_model_name say what is at base_url, which is not given. Give "
+                    "the server's address as base_url, or leave them out."
+                )
+            return
+        if not self._urls():
+            raise InvalidArgumentError("base_url=[] names no server. Name at least one, or None.")
+        for name in ("timeout_s", "retry_s", "max_in_flight"):
+            value = getattr(self, name)
+            if not value > 0 and not (name == "retry_s" and value == 0):
+                raise InvalidArgumentError(f"{name}={value} must be more than 0.")
+
+    def _urls(self) -> tuple[str, ...]:
+        urls = self.base_url if isinstance(self.base_url, list) else [self.base_url or ""]
+        return tuple(dict.fromkeys(map(check_url, urls)))
 
     def _read_geometry(self) -> Geometry:
         if self._geometry is None:
@@ -171,12 +207,31 @@ class Qwen3Component(BaseModel):
         device = tuple(self.device) if isinstance(self.device, list) else self.device
         return Checkpoint(role, model, self.revision, self.dtype, device, self.attn_implementation)
 
+    def _served(self) -> ServedModel:
+        checkpoint = self._checkpoint()
+        key = self.api_key.get_secret_value() if self.api_key else os.environ.get(KEY_VARIABLE)
+        return ServedModel(
+            # The rest of it is for those who load the weights.
+            Checkpoint(checkpoint.role, checkpoint.model, checkpoint.revision),
+            self._urls(),
+            self.server or "auto",
+            self.served_model_name,
+            self.timeout_s,
+            self.retry_s,
+            self.max_in_flight,
+            key or None,
+        )
+
     def _loaded(self) -> Any:
         """Return the engine, loading the weights at the first call."""
         slot = self._slot
         if slot.engine is None:
             self._read_geometry()
-            slot.engine = self._open_engine(self._checkpoint())
+            slot.engine = (
+                self._open_engine(self._checkpoint())
+                if self.base_url is None
+                else self._open_client(self._served())
+            )
         return slot.engine
 
     async def _aloaded(self) -> Any:
@@ -195,6 +250,9 @@ class Qwen3Component(BaseModel):
         raise NotImplementedError
 
     def _open_engine(self, checkpoint: Checkpoint) -> Any:
+        raise NotImplementedError
+
+    def _open_client(self, model: ServedModel) -> Any:
         raise NotImplementedError
 
 

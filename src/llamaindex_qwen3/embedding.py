@@ -15,6 +15,7 @@ from llama_index.core.storage.kvstore.types import BaseKVStore
 from .cache import VectorCache
 from .component import Qwen3Component, check_task
 from .engine.checkpoint import MIN_DIMENSIONS, Checkpoint, Geometry, Role, identify
+from .engine.endpoint import ServedModel
 from .engine.protocol import Encoder, EncodeRequest
 from .errors import InvalidArgumentError
 from .prompts import DEFAULT_TASK
@@ -45,7 +46,15 @@ class Qwen3Embedding(Qwen3Component, BaseEmbedding):
             is one.
         attn_implementation: Run transformers' own forward pass with this attention; None is the
             engine's, which is faster.
-        max_batch_tokens: Most tokens of one forward pass; None suits the device.
+        max_batch_tokens: Most tokens of one forward pass, or of one request to a server.
+        base_url: Address of a server that runs the model, or of several that share the work; dtype,
+            device and attn_implementation are then its own affair.
+        server: "auto", "vllm", "tei", "infinity" or "openai" for another that speaks its protocol.
+        served_model_name: The model's name there, where it is not this one.
+        api_key: Key of the server, instead of the environment variable QWEN3_API_KEY.
+        timeout_s: Seconds to wait for one answer.
+        retry_s: Seconds to repeat a request that fails for reasons that may pass.
+        max_in_flight: Requests of an ingest at once, to each server.
         kwargs: Fields of BaseEmbedding, such as `embed_batch_size` or `embeddings_cache`.
 
     Raises:
@@ -102,8 +111,10 @@ class Qwen3Embedding(Qwen3Component, BaseEmbedding):
         """
         checkpoint = self._checkpoint()
         model = str(Path(checkpoint.model).resolve()) if checkpoint.is_local else checkpoint.model
+        # A server runs the model in a precision of its own.
+        dtype = self.dtype if self.base_url is None else "served"
         parts = (
-            model, self.revision, self.dtype, self.dimensions, self.normalize, self.max_length, task,
+            model, self.revision, dtype, self.dimensions, self.normalize, self.max_length, task,
         )  # fmt: skip
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
@@ -150,6 +161,11 @@ class Qwen3Embedding(Qwen3Component, BaseEmbedding):
         from .engine.local import LocalEncoder
 
         return LocalEncoder.shared(checkpoint)
+
+    def _open_client(self, model: ServedModel) -> Encoder:
+        from .engine.server import ServedEncoder
+
+        return ServedEncoder.shared(model)
 
     def _request(self, texts: Sequence[str], task: str | None, bulk: bool) -> EncodeRequest:
         return EncodeRequest(

@@ -67,3 +67,7 @@ class GenerationError(Qwen3Error):
 
 class TruncationWarning(UserWarning):
     """A text was longer than `max_length` and its end was cut."""
+
+
+class AlteredTextWarning(UserWarning):
+    """A model server cannot take a text as it is, so that its result is not quite the library's."""

@@ -16,6 +16,7 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
 from .component import Qwen3Component, check_task
 from .engine.checkpoint import Checkpoint, Role
+from .engine.endpoint import ServedModel
 from .engine.protocol import Scorer, ScoreRequest, ScoreResult
 from .errors import InvalidArgumentError
 from .prompts import DEFAULT_TASK
@@ -51,7 +52,15 @@ class Qwen3Reranker(Qwen3Component, BaseNodePostprocessor):
             is one.
         attn_implementation: Run transformers' own forward pass with this attention; None is the
             engine's, which is faster.
-        max_batch_tokens: Most tokens of one forward pass; None suits the device.
+        max_batch_tokens: Most tokens of one forward pass, or of one request to a server.
+        base_url: Address of a server that runs the model, or of several that share the work; dtype,
+            device and attn_implementation are then its own affair.
+        server: "auto", "vllm", "tei", "infinity" or "openai" for another that speaks its protocol.
+        served_model_name: The model's name there, where it is not this one.
+        api_key: Key of the server, instead of the environment variable QWEN3_API_KEY.
+        timeout_s: Seconds to wait for one answer.
+        retry_s: Seconds to repeat a request that fails for reasons that may pass.
+        max_in_flight: Requests of an ingest at once, to each server.
 
     Raises:
         InvalidArgumentError: A value outside what is allowed.
@@ -226,6 +235,11 @@ class Qwen3Reranker(Qwen3Component, BaseNodePostprocessor):
         from .engine.local import LocalScorer
 
         return LocalScorer.shared(checkpoint)
+
+    def _open_client(self, model: ServedModel) -> Scorer:
+        from .engine.server import ServedScorer
+
+        return ServedScorer.shared(model)
 
 
 def _sigmoid(log_odds: float) -> float:

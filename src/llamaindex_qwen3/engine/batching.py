@@ -50,3 +50,26 @@ def group_lengths(lengths: Sequence[int], most_padding: float = 0.05) -> list[li
         groups.append([index])
         tokens = lengths[index]
     return groups
+
+
+def pack(lengths: Sequence[int], max_tokens: int, max_texts: int) -> list[list[int]]:
+    """Group texts for requests to a server, which makes batches of its own without padding.
+
+    Args:
+        lengths: Tokens of each text.
+        max_tokens: Most tokens of one request. A text longer than that goes alone.
+        max_texts: Most texts of one request.
+
+    Returns:
+        Indices into `lengths`, each exactly once, in order.
+    """
+    groups: list[list[int]] = []
+    tokens = 0
+    for index, length in enumerate(lengths):
+        if groups and len(groups[-1]) < max_texts and tokens + length <= max_tokens:
+            groups[-1].append(index)
+            tokens += length
+        else:
+            groups.append([index])
+            tokens = length
+    return groups

@@ -23,12 +23,13 @@ from ..prompts import (
     format_query,
     pair_ids,
 )
+from .background import wait
 from .checkpoint import Checkpoint, read_geometry
 from .loading import load_weights, resolve
 from .network import Network, PackedNetwork, TransformersNetwork
 from .prefixes import PrefixCache, Row, common_length
 from .protocol import EncodeRequest, EncodeResult, ScoreRequest, ScoreResult
-from .schedule import BULK, INTERACTIVE, Steps, Worker, wait
+from .schedule import BULK, INTERACTIVE, Steps, Worker
 from .texts import TruncationReport, check_unicode, distinct
 from .tokenizer import load_tokenizer, token_id
 
@@ -117,7 +118,9 @@ class _LocalModel:
         priority = BULK if bulk else INTERACTIVE
         return self._worker.submit(steps, self._run, max_batch_tokens or self._budget, priority)
 
-    def _rows(self, ids: Sequence[tuple[int, ...]], prompt: tuple[int, ...], alike: bool) -> list[Row]:
+    def _rows(
+        self, ids: Sequence[tuple[int, ...]], prompt: tuple[int, ...], alike: bool
+    ) -> list[Row]:
         """Mark how many first tokens are shared: with rows of other calls, and among these.
 
         Args:

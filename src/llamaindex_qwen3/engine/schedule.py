@@ -137,19 +137,6 @@ class Worker:
             return self._queue
 
 
-def wait(future: Future[T]) -> T:
-    """Return what a future brings; an interrupt cancels it first."""
-    try:
-        return future.result()
-    except BaseException:
-        # Ctrl-C stops the job before its next pass.
-        future.cancel()
-        raise
-    finally:
-        # An error holds this frame: held by it in turn, both would stay, and the weights too.
-        del future
-
-
 def _stop(queue: _Queue, threads: Sequence[threading.Thread], pid: int) -> None:
     if os.getpid() != pid:
         return  # a forked child has these locks as they were, and not these threads

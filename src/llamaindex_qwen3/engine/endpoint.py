@@ -1,0 +1,208 @@
+"""One model server: its address, its connections, and what its refusals mean."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from ..errors import InvalidArgumentError, ServerAccessError, ServerError
+from .checkpoint import Checkpoint
+
+_CONNECT_TIMEOUT_S = 10.0
+_LONGEST_RETRY_AFTER_S = 60.0
+_AGAIN = {408, 425, 429, 500, 502, 503, 504}
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """Which model is asked for, and where: what one client is shared by."""
+
+    checkpoint: Checkpoint
+    urls: tuple[str, ...]
+    server: str
+    served_model_name: str | None
+    timeout_s: float
+    retry_s: float
+    max_in_flight: int
+    api_key: str | None = field(default=None, repr=False)
+
+
+class TransientError(Exception):
+    """A fault that may be gone at the next attempt.
+
+    Attributes:
+        status: HTTP status, where there was an answer.
+        retry_after_s: How long the server asks to wait.
+        is_outage: Whether the server was not there or not able to work, as in a restart: that can
+            take long, where a wrong answer is worth a few attempts.
+    """
+
+    def __init__(
+        self,
+        fault: str,
+        status: int | None = None,
+        retry_after_s: float = 0.0,
+        is_outage: bool = True,
+    ) -> None:
+        super().__init__(fault)
+        self.status = status
+        self.retry_after_s = retry_after_s
+        self.is_outage = is_outage
+
+
+class TooLargeError(ServerError):
+    """The server wants smaller batches."""
+
+
+class NotFoundError(ServerError):
+    """There is nothing under this path, or no such model."""
+
+
+def check_url(url: str) -> str:
+    """Return the root of an address, without a trailing slash and /v1.
+
+    Raises:
+        InvalidArgumentError: It is no plain http address. Credentials in it are not shown.
+    """
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        whole = False
+    else:
+        if (
+            parts.username is not None
+            or parts.password is not None
+            or parts.query
+            or parts.fragment
+        ):
+            raise InvalidArgumentError(
+                f"base_url of {parts.hostname} holds credentials, a query or a fragment. Give the "
+                "plain address, and the key as api_key or in the environment variable QWEN3_API_KEY."
+            )
+    if not whole:
+        raise InvalidArgumentError(
+            f"base_url={url!r} is not an address. Give one such as 'http://127.0.0.1:8000'."
+        )
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+class Endpoint:
+    """A server and the work it has."""
+
+    def __init__(self, url: str, model: ServedModel) -> None:
+        self.url = url
+        self.load = 0  # requests on the wire or waiting for a place
+        self.answered = False
+        self.down_until = 0.0
+        # What the first contact shows; set by those who make it.
+        self.profile: Any = None
+        self._key = model.api_key
+        self._client = httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {model.api_key}"} if model.api_key else {},
+            timeout=httpx.Timeout(
+                model.timeout_s, connect=min(_CONNECT_TIMEOUT_S, model.timeout_s), pool=None
+            ),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+            # A redirect may lead to another host, which must not get texts or the key.
+            follow_redirects=False,
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def get(self, path: str) -> Any:
+        """Return the JSON under a path; see `post`."""
+        return await self._send("GET", path, None)
+
+    async def post(self, path: str, body: dict[str, Any]) -> Any:
+        """Send JSON and return the JSON of the answer.
+
+        Raises:
+            TransientError: A fault that may pass.
+            ServerAccessError: 401 or 403.
+            NotFoundError: 404 or 405.
+            TooLargeError: 413.
+            ServerError: Any other refusal.
+        """
+        return await self._send("POST", path, body)
+
+    async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        content = None if body is None else json.dumps(body, ensure_ascii=False).encode()
+        headers = {"Content-Type": "application/json"} if content else {}
+        try:
+            answer = await self._client.request(
+                method, self.url + path, content=content, headers=headers
+            )
+        except httpx.TimeoutException as error:
+            kind = "connecting" if isinstance(error, httpx.ConnectTimeout) else "waiting for it"
+            raise TransientError(f"a time-out while {kind}") from None
+        except (httpx.TransportError, httpx.DecodingError, httpx.StreamError) as error:
+            told = str(error) or type(error).__name__
+            raise TransientError(f"a broken connection ({told})") from None
+        if answer.status_code != httpx.codes.OK:
+            raise self._refusal(answer, path)
+        self.answered = True
+        try:
+            return json.loads(answer.content)
+        except ValueError:
+            raise TransientError("broken JSON", answer.status_code, is_outage=False) from None
+
+    def _refusal(self, answer: httpx.Response, path: str) -> Exception:
+        self.answered = True
+        status = answer.status_code
+        told = _message(answer)
+        if self._key:
+            told = told.replace(self._key, "***")
+        place = f"{self.url}{path}"
+        if status in _AGAIN:
+            # Not able to work now; 500 is more likely to be about this one request.
+            return TransientError(
+                f"HTTP {status}{told}", status, _retry_after(answer), is_outage=status != 500
+            )
+        if status in (401, 403):
+            has = "refused the API key" if self._key else "wants an API key and was given none"
+            return ServerAccessError(
+                f"{self.url} {has} (HTTP {status}{told}). Give api_key, or set QWEN3_API_KEY.",
+                self.url, status,
+            )  # fmt: skip
+        if 300 <= status < 400:
+            target = answer.headers.get("location", "nowhere")
+            return ServerError(
+                f"{place} redirects to {target!r}, which is not followed, since it would be sent the "
+                "texts and the key. Give the final address as base_url.",
+                self.url, status,
+            )  # fmt: skip
+        kind = {404: NotFoundError, 405: NotFoundError, 413: TooLargeError}.get(status, ServerError)
+        return kind(f"{place} refused a request: HTTP {status}{told}.", self.url, status)
+
+
+def _message(answer: httpx.Response) -> str:
+    """Return what a server says of its refusal, shortened: it may repeat what it was sent."""
+    try:
+        said = answer.json()
+    except ValueError:
+        return ""
+    while isinstance(said, dict):
+        said = said.get("error") or said.get("message") or said.get("detail")
+    return f": {str(said)[:200].rstrip('. ')}" if said else ""
+
+
+def _retry_after(answer: httpx.Response) -> float:
+    """Return the seconds of a Retry-After header, given as seconds or as a date."""
+    value = answer.headers.get("retry-after", "")
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (TypeError, ValueError):
+            return 0.0
+    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S)

@@ -1,0 +1,191 @@
+"""Several addresses of one model: the least loaded is asked, and another when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import NoReturn, TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
+
+from ..errors import ServerError
+from .endpoint import Endpoint, ServedModel, TransientError
+from .wire import WrongAnswerError
+
+T = TypeVar("T")
+Send = Callable[[Endpoint], Awaitable[T]]
+
+# What a server that was never seen gets: a wrong address should show at once.
+_FIRST_CONTACT_S = 3.0
+# Attempts at a request whose answer is wrong, or that fails inside the server: it may be the text.
+_WRONG_ANSWERS = 6
+_QUERIES_AT_ONCE = 64
+_back_off = wait_exponential_jitter(initial=0.1, max=10.0, jitter=0.2)
+
+
+@dataclass
+class _Tried:
+    """What one request has met so far."""
+
+    size: str
+    since: float
+    endpoint: Endpoint | None = None
+    fault: TransientError | None = None
+    wrong: int = 0
+
+
+class Pool:
+    """Sends each request to one of several servers, until one has answered it rightly.
+
+    Bulk requests on the wire are limited per server. Queries have places of their own, and so never
+    wait for an ingest here.
+    """
+
+    def __init__(self, model: ServedModel, contact: Callable[[Endpoint], Awaitable[None]]) -> None:
+        self._model = model
+        self._contact = contact
+        self._endpoints = [Endpoint(url, model) for url in model.urls]
+        most = {True: model.max_in_flight, False: max(_QUERIES_AT_ONCE, model.max_in_flight)}
+        self._places = {
+            (endpoint, bulk): asyncio.Semaphore(most[bulk])
+            for endpoint in self._endpoints
+            for bulk in (True, False)
+        }
+        self._contacting = {endpoint: asyncio.Lock() for endpoint in self._endpoints}
+
+    @property
+    def bulk_at_once(self) -> int:
+        """Bulk requests that all servers together take at once."""
+        return self._model.max_in_flight * len(self._endpoints)
+
+    @property
+    def ready(self) -> list[Endpoint]:
+        """The servers whose first contact went well."""
+        return [endpoint for endpoint in self._endpoints if endpoint.profile is not None]
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for endpoint in self._endpoints:
+            await endpoint.close()
+
+    async def contact(self) -> None:
+        """Contact every server; those that are away are contacted when they are first needed.
+
+        Raises:
+            ServerError: None can be reached, or one that can is not as it must be.
+        """
+        if self.ready:
+            return
+        results = await asyncio.gather(
+            *map(self._first_contact, self._endpoints), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, TransientError):
+                raise result
+
+        async def nothing(endpoint: Endpoint) -> None:
+            """Be content with the contact."""
+
+        if not self.ready:
+            await self.call(nothing, bulk=False, size="the first contact")
+
+    async def call(self, send: Send[T], *, bulk: bool, size: str) -> T:
+        """Send a request until it is answered.
+
+        Args:
+            send: Sends it to a server and reads the answer.
+            bulk: Whether it waits for a place that bulk work may take.
+            size: What an error says of it.
+
+        Raises:
+            ServerError: It was refused, or more attempts would not help.
+        """
+        tried = _Tried(size, time.monotonic())
+        attempts = AsyncRetrying(
+            retry=retry_if_exception_type(TransientError),
+            wait=lambda state: self._pause(tried, state),
+            stop=lambda state: self._is_hopeless(tried, state),
+            retry_error_callback=lambda state: self._give_up(tried, state),
+        )
+        result: T = await attempts(self._attempt, send, bulk, tried)
+        return result
+
+    async def _attempt(self, send: Send[T], bulk: bool, tried: _Tried) -> T:
+        async with self._place(bulk) as endpoint:
+            tried.endpoint = endpoint
+            try:
+                await self._first_contact(endpoint)
+                result = await send(endpoint)
+            except WrongAnswerError as error:
+                tried.fault = TransientError(str(error.args[0]), 200, is_outage=False)
+                raise tried.fault from None
+            except TransientError as error:
+                tried.fault = error
+                raise
+            endpoint.down_until = 0.0
+            return result
+
+    async def _first_contact(self, endpoint: Endpoint) -> None:
+        if endpoint.profile is None:
+            async with self._contacting[endpoint]:
+                if endpoint.profile is None:
+                    await self._contact(endpoint)
+
+    @asynccontextmanager
+    async def _place(self, bulk: bool) -> AsyncIterator[Endpoint]:
+        """Take a place at the least loaded server that is up."""
+        while True:
+            endpoint = min(self._up() or self._endpoints, key=lambda e: e.load)
+            endpoint.load += 1
+            try:
+                async with self._places[endpoint, bulk]:
+                    up = self._up()
+                    # It may have gone down while this request was waiting.
+                    if endpoint in up or not up:
+                        yield endpoint
+                        return
+            finally:
+                endpoint.load -= 1
+
+    def _up(self) -> list[Endpoint]:
+        now = time.monotonic()
+        return [endpoint for endpoint in self._endpoints if endpoint.down_until <= now]
+
+    def _pause(self, tried: _Tried, state: RetryCallState) -> float:
+        """Return the seconds before the next attempt: none where another server is up."""
+        assert tried.fault is not None
+        assert tried.endpoint is not None
+        pause = max(tried.fault.retry_after_s, _back_off(state))
+        if not tried.fault.is_outage:
+            tried.wrong += 1
+            return pause
+        tried.endpoint.down_until = time.monotonic() + pause
+        return 0.0 if self._up() else pause
+
+    def _is_hopeless(self, tried: _Tried, state: RetryCallState) -> bool:
+        seen = any(endpoint.answered for endpoint in self._endpoints)
+        limit = self._model.retry_s if seen else min(_FIRST_CONTACT_S, self._model.retry_s)
+        elapsed = time.monotonic() - tried.since
+        return tried.wrong >= _WRONG_ANSWERS or elapsed + state.upcoming_sleep > limit
+
+    def _give_up(self, tried: _Tried, state: RetryCallState) -> NoReturn:
+        assert tried.fault is not None
+        assert tried.endpoint is not None
+        fault, url = tried.fault, tried.endpoint.url
+        if not fault.is_outage:
+            advice = "Its log may say why."
+        elif fault.status is not None:
+            advice = "Lower max_in_flight if it is overloaded, or raise retry_s."
+        elif "time-out" in str(fault):
+            advice = "Raise timeout_s if it is only slow."
+        else:
+            advice = "Check that it is running and that base_url is its address."
+        raise ServerError(
+            f"{url} has not answered {tried.size} in {state.attempt_number} attempts over "
+            f"{time.monotonic() - tried.since:.1f} s; the last gave {fault}. {advice}",
+            url,
+            fault.status,
+        )
