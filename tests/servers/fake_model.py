@@ -37,7 +37,8 @@ class Settings:
     takes_ids: bool = True
     lists_models: bool = True
     classifies: bool = True
-    template: str = "right"  # of /v1/rerank; or none
+    raw_scores: bool = True  # knows "use_activation"
+    template: str = "right"  # of /v1/rerank; or "none", "lost newline", "ignores the task"
     pooling: str = "last_token"
     shuffled: bool = False  # answers out of order, with the right indices
     key: str | None = None
@@ -110,3 +111,8 @@ class Model:
         """Return the score of a whole prompt's ids."""
         score: float = reference_of(self.settings.directory, "reranker").probability(ids)
         return score
+
+    def log_odds(self, ids: list[int]) -> float:
+        """Return the log-odds of a whole prompt's ids."""
+        odds: float = reference_of(self.settings.directory, "reranker").log_odds(ids)
+        return odds

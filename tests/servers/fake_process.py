@@ -141,7 +141,10 @@ class Fake:
             await asyncio.sleep(settings.delay_s)
         if (instead := settings.instead) and request.path.startswith(instead.get("path", "/")):
             return _response(instead["status"], instead.get("body"), instead.get("headers"))
-        if settings.key and request.headers.get("Authorization") != f"Bearer {settings.key}":
+        # vLLM guards a part of its paths only.
+        guarded = settings.kind != "vllm" or request.path.startswith(f"{settings.prefix}/v1/")
+        denied = request.headers.get("Authorization") != f"Bearer {settings.key}"
+        if settings.key and guarded and denied:
             return _response(401, {"error": "Unauthorized"})
         if name in fake_faults.STATUS_FAULTS:
             return fake_faults.failed_status(name)
