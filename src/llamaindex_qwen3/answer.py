@@ -1,15 +1,16 @@
-"""Generation: the prompt, the language model, and its failures in plain words."""
+"""Generation: the prompts, the language model, and its failures in plain words."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import openai
 from llama_index.core.llms import ChatMessage, LLMMetadata, MessageRole
-from llama_index.core.prompts import ChatPromptTemplate
+from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.llms.openai import OpenAI
@@ -18,19 +19,46 @@ from .errors import GenerationError
 
 DEFAULT_LLM = "gpt-4o"
 
+_RULES = (
+    "You answer questions from the passages you are given, and from nothing else. Name what the "
+    "passages name. If they do not hold the answer, say so. Each passage begins with its number: "
+    "after each statement put the number of the passage it comes from in square brackets, like [1], "
+    "or [1][3] for several. Cite no other numbers. Answer in the language of the question."
+)
+_CONTEXT = "<context>\n{context_str}\n</context>"
+_MORE = (
+    "<answer>\n{existing_answer}\n</answer>\n\n<context>\n{context_msg}\n</context>\n\n"
+    "Improve the answer where the context adds something, keep its citations, and add those of the "
+    "new passages. Give it unchanged if the context adds nothing."
+)
+
 ANSWER_PROMPT = ChatPromptTemplate(
     [
-        ChatMessage(
-            role=MessageRole.SYSTEM,
-            content="You answer questions from the passages you are given, and from nothing else. "
-            "Name what the passages name. If they do not hold the answer, say so.",
-        ),
+        ChatMessage(role=MessageRole.SYSTEM, content=_RULES),
         ChatMessage(
             role=MessageRole.USER,
-            content="<context>\n{context_str}\n</context>\n\n<question>\n{query_str}\n</question>\n\n"
+            content=f"{_CONTEXT}\n\n<question>\n{{query_str}}\n</question>\n\n"
             "Answer the question from the context.",
         ),
     ]
+)
+#: For passages that do not fit into one call.
+REFINE_PROMPT = ChatPromptTemplate(
+    [
+        ChatMessage(role=MessageRole.SYSTEM, content=_RULES),
+        ChatMessage(
+            role=MessageRole.USER, content=f"<question>\n{{query_str}}\n</question>\n\n{_MORE}"
+        ),
+    ]
+)
+#: The system message of a conversation; questions follow it as messages of their own.
+CHAT_PROMPT = PromptTemplate(f"{_RULES}\n\n{_CONTEXT}")
+CHAT_REFINE_PROMPT = PromptTemplate(f"{_RULES}\n\n{_MORE}")
+CONDENSE_PROMPT = PromptTemplate(
+    "A conversation, and the next question in it:\n\n<conversation>\n{chat_history}\n"
+    "</conversation>\n\n<question>\n{question}\n</question>\n\n"
+    "Write the question so that it can be understood without the conversation: put in what its "
+    "pronouns and omissions stand for. Keep its language. Write the question alone."
 )
 
 
@@ -64,22 +92,34 @@ def stream_answer(
     Args:
         engine: A streaming query engine; see `pipeline.query_engine`.
         question: The question.
-        nodes: The passages to answer from, best first.
+        nodes: The passages to answer from, best first; numbered if the answer is to cite them.
 
     Raises:
         GenerationError: The language model gave no answer.
     """
-    try:
+    with generation_errors():
         response = engine.synthesize(QueryBundle(question), nodes=list(nodes))
         empty = True
         for piece in getattr(response, "response_gen", None) or [str(response)]:
             empty = empty and not piece.strip()
             yield piece
-        if empty:
-            raise GenerationError(
-                "The language model answered nothing. Check that --llm-base-url is the address of "
-                "an OpenAI-compatible API (it often ends in /v1)."
-            )
+        check_answer(not empty)
+
+
+def check_answer(answered: bool) -> None:
+    """Raise GenerationError for an answer with nothing in it."""
+    if not answered:
+        raise GenerationError(
+            "The language model answered nothing. Check that --llm-base-url is the address of "
+            "an OpenAI-compatible API (it often ends in /v1)."
+        )
+
+
+@contextmanager
+def generation_errors() -> Iterator[None]:
+    """Turn the failures of a language model into GenerationError."""
+    try:
+        yield
     except openai.AuthenticationError as error:
         raise GenerationError("The API key was refused. Check OPENAI_API_KEY.") from error
     except openai.NotFoundError as error:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llama_index.core import VectorStoreIndex
+from llama_index.core import Settings, VectorStoreIndex
+from llama_index.core.chat_engine import CondensePlusContextChatEngine
 from llama_index.core.llms import LLM
+from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
-from .answer import ANSWER_PROMPT
+from .answer import (
+    ANSWER_PROMPT,
+    CHAT_PROMPT,
+    CHAT_REFINE_PROMPT,
+    CONDENSE_PROMPT,
+    REFINE_PROMPT,
+)
+from .citations import PassageNumbers
 from .embedding import Qwen3Embedding
 from .ingestion import IngestProgress, IngestReport, SectionSplitter, ingest, slug, split_sections
 from .milvus import CheckedMilvusVectorStore
@@ -21,6 +30,7 @@ __all__ = [
     "IngestReport",
     "Ranking",
     "SectionSplitter",
+    "chat_engine",
     "ingest",
     "open_index",
     "query_engine",
@@ -68,15 +78,42 @@ def query_engine(
 ) -> RetrieverQueryEngine:
     """Return a standard LlamaIndex query engine: dense retrieval, reranking, an answer.
 
-    `llm` None takes ``Settings.llm``.
+    The answer cites its source nodes by number, as [1]. `llm` None takes ``Settings.llm``.
     """
     index = open_index(embed_model, vector_store)
     return RetrieverQueryEngine.from_args(
         index.as_retriever(similarity_top_k=candidates),
-        node_postprocessors=[reranker],
+        node_postprocessors=[reranker, PassageNumbers()],
         text_qa_template=ANSWER_PROMPT,
+        refine_template=REFINE_PROMPT,
         streaming=streaming,
         llm=llm,
+    )
+
+
+def chat_engine(
+    embed_model: Qwen3Embedding,
+    reranker: Qwen3Reranker,
+    vector_store: CheckedMilvusVectorStore,
+    llm: LLM | None = None,
+    candidates: int = CANDIDATES,
+) -> CondensePlusContextChatEngine:
+    """Return LlamaIndex's chat engine that makes each question stand alone before it retrieves.
+
+    Answers cite their source nodes by number, as [1]. `llm` None takes ``Settings.llm``.
+    """
+    llm = llm or Settings.llm
+    index = open_index(embed_model, vector_store)
+    # Half of the context is left to passages and answer.
+    memory = ChatMemoryBuffer.from_defaults(token_limit=llm.metadata.context_window // 2)
+    return CondensePlusContextChatEngine.from_defaults(
+        index.as_retriever(similarity_top_k=candidates),
+        llm=llm,
+        memory=memory,
+        context_prompt=CHAT_PROMPT,
+        context_refine_prompt=CHAT_REFINE_PROMPT,
+        condense_prompt=CONDENSE_PROMPT,
+        node_postprocessors=[reranker, PassageNumbers()],
     )
 
 

@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .. import show
-from ..errors import GenerationError
 from ..prompts import DEFAULT_TASK
+from .answers import print_answer
 from .app import (
     DEFAULT_COLLECTION,
     DEFAULT_MODELS,
     DEFAULT_URI,
+    AsJson,
+    BaseUrl,
     Candidates,
     Collection,
+    EmbeddingUrl,
+    Llm,
+    LlmBaseUrl,
     Models,
     Question,
+    RerankerUrl,
     Session,
     Task,
     Token,
+    TopN,
     Uri,
     app,
     out,
     plain_errors,
+    print_json,
+    working,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from llama_index.core.schema import NodeWithScore
+
+    from ..pipeline import Ranking
 
 
 @app.command()
@@ -37,44 +53,39 @@ def ask(
     collection: Collection = DEFAULT_COLLECTION,
     token: Token = "",
     candidates: Candidates = 10,
-    top_n: Annotated[int, typer.Option(min=1, help="Passages to keep after reranking.")] = 3,
+    top_n: TopN = 3,
     task: Task = DEFAULT_TASK,
-    llm: Annotated[str, typer.Option(help="OpenAI model that answers.")] = "gpt-4o",
-    llm_base_url: Annotated[
-        str | None,
-        typer.Option(help="Another server that speaks OpenAI's protocol; it gets the key."),
-    ] = None,
+    brief: Annotated[
+        bool, typer.Option("--brief", help="Only the answer and its sources.")
+    ] = False,
+    as_json: AsJson = False,
+    llm: Llm = "gpt-4o",
+    llm_base_url: LlmBaseUrl = None,
+    base_url: BaseUrl = None,
+    embedding_url: EmbeddingUrl = None,
+    reranker_url: RerankerUrl = None,
 ) -> None:
-    """Retrieve, rerank and answer; without an OpenAI key the passages are shown.
+    """Retrieve, rerank and answer with citations; without an OpenAI key the passages are shown.
 
     Example: qwen3-rag ask "How is data stored in Milvus?" --models 0.6b
     """
-    from ..answer import chat_model, stream_answer
-    from ..pipeline import query_engine
-
-    session = Session(models, uri, collection, token, task)
-    ranking = session.rank(question, candidates)
+    session = Session(models, uri, collection, token, task, base_url, embedding_url, reranker_url)
+    ranking = _rank(session, question, candidates)
     best = ranking.reranked[:top_n]
-    out.print(show.rankings(ranking, top_n))
-    out.print(show.passages(best))
-    if not (os.environ.get("OPENAI_API_KEY") or llm_base_url):
+    answers = bool(os.environ.get("OPENAI_API_KEY") or llm_base_url)
+    if as_json:
+        answer = "".join(_answer(session, question, best, llm, llm_base_url)) if answers else None
+        print_json(_as_data(ranking, top_n, answer, llm if answers else None))
+        return
+    if not (brief and answers):
+        out.print(show.rankings(ranking, top_n, out.width))
+        out.print(show.passages(best))
+    if not answers:
         out.print(show.NO_KEY, soft_wrap=True)
         return
-    engine = query_engine(
-        session.embed_model,
-        session.reranker,
-        session.filled_store,
-        chat_model(llm, llm_base_url),
-        streaming=True,
-    )
-    out.print(f"[bold]Answer[/] [dim]({show.escape(llm)})[/]")
-    try:
-        for piece in stream_answer(engine, question, best):
-            out.print(show.clean(piece), end="", markup=False, soft_wrap=True)
-        out.print()
-    except GenerationError:
-        out.print()
-        raise
+    if not brief:
+        out.print(f"[bold]Answer[/] [dim]({show.escape(llm)})[/]")
+    print_answer(_answer(session, question, best, llm, llm_base_url), best)
 
 
 @app.command()
@@ -87,10 +98,85 @@ def compare(
     token: Token = "",
     candidates: Candidates = 10,
     task: Task = DEFAULT_TASK,
+    as_json: AsJson = False,
+    base_url: BaseUrl = None,
+    embedding_url: EmbeddingUrl = None,
+    reranker_url: RerankerUrl = None,
 ) -> None:
     """Show every candidate before and after reranking, and how far it moved.
 
     Example: qwen3-rag compare "How is data stored in Milvus?" --models 0.6b
     """
-    session = Session(models, uri, collection, token, task)
-    out.print(show.rankings(session.rank(question, candidates), candidates))
+    session = Session(models, uri, collection, token, task, base_url, embedding_url, reranker_url)
+    ranking = _rank(session, question, candidates)
+    if as_json:
+        print_json({"question": question, "passages": _passages(ranking, candidates)})
+    else:
+        out.print(show.rankings(ranking, candidates, out.width))
+
+
+def _rank(session: Session, question: str, candidates: int) -> Ranking:
+    session.open()
+    with working("Searching and reranking"):
+        return session.rank(question, candidates)
+
+
+def _answer(
+    session: Session,
+    question: str,
+    nodes: Sequence[NodeWithScore],
+    llm: str,
+    llm_base_url: str | None,
+) -> Iterator[str]:
+    """Yield the answer from numbered copies of the nodes."""
+    from ..answer import chat_model, stream_answer
+    from ..citations import PassageNumbers
+    from ..pipeline import query_engine
+
+    engine = query_engine(
+        session.embed_model,
+        session.reranker,
+        session.filled_store,
+        chat_model(llm, llm_base_url),
+        streaming=True,
+    )
+    return stream_answer(engine, question, PassageNumbers().postprocess_nodes(list(nodes)))
+
+
+def _as_data(ranking: Ranking, kept: int, answer: str | None, llm: str | None) -> dict[str, Any]:
+    from ..citations import cited
+
+    passages = _passages(ranking, kept)
+    used = cited(answer or "", len(passages))
+    return {
+        "question": ranking.question,
+        "answer": answer,
+        "llm": llm,
+        "passages": [{**row, "cited": row["number"] in used} for row in passages],
+    }
+
+
+def _passages(ranking: Ranking, kept: int) -> list[dict[str, Any]]:
+    """Describe the best of the reranked passages."""
+    from ..citations import citations
+
+    before = {node.node_id: (place, node) for place, node in enumerate(ranking.candidates, 1)}
+    best = ranking.reranked[:kept]
+    rows = []
+    for source, node in zip(citations(best), best, strict=True):
+        place, candidate = before[node.node_id]
+        rows.append(
+            {
+                "number": source.number,
+                "section": source.section,
+                "file": source.file,
+                "path": str(source.path) if source.path else None,
+                "line": source.line,
+                "score": node.score,
+                "retrieval_score": candidate.score,
+                "retrieval_rank": place,
+                "id": node.node_id,
+                "text": node.node.get_content(),
+            }
+        )
+    return rows
