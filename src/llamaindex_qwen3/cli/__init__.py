@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 
-from . import app, ask, evaluate, ingest
+from . import app, ask, chat, evaluate, ingest, serve
 
-__all__ = ["app", "ask", "evaluate", "ingest", "main"]
+__all__ = ["app", "ask", "chat", "evaluate", "ingest", "main", "serve"]
 
 
 def main() -> None:
