@@ -247,11 +247,6 @@ def test_misspelt_argument(embedding_dir: Path) -> None:
         Qwen3Embedding(model_name=str(embedding_dir), dimension=64)
 
 
-def test_model_servers_come_later() -> None:
-    """Say that a server cannot be used, rather than load a model beside it."""
-    with pytest.raises(InvalidArgumentError, match="base_url"):
-        Qwen3Embedding(base_url="http://localhost:1").get_text_embedding("a")
-
 
 def test_path_object(embedding_dir: Path, reference_embedder: ReferenceEmbedder) -> None:
     """Take a local directory written with a trailing slash."""

@@ -142,9 +142,3 @@ def test_wrong_arguments(reranker_dir: Path, wrong: dict[str, Any]) -> None:
     """Refuse values that are not offered and arguments that do not exist."""
     with pytest.raises(ValueError, match=next(iter(wrong))):
         reranker(reranker_dir, **wrong).score("a", ["b"])
-
-
-def test_model_servers_come_later() -> None:
-    """Say that a server cannot be used, rather than load a model beside it."""
-    with pytest.raises(InvalidArgumentError, match="base_url"):
-        Qwen3Reranker(base_url="http://localhost:1").score("a", ["b"])

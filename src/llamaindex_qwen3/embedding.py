@@ -120,8 +120,9 @@ class Qwen3Embedding(Qwen3Component, BaseEmbedding):
 
     def built_with(self) -> dict[str, str | bool | None]:
         """Say what documents' vectors depend on, for a store to note and to compare."""
+        model = identify(self._checkpoint())
         return {
-            "model": identify(self._checkpoint()),
+            **({"model": model} if model else {}),
             "name": self.model_name,
             "document task": self.text_instruction,
             "normalize": self.normalize,

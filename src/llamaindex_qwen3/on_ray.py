@@ -244,7 +244,7 @@ def _describe(embedding: Qwen3Embedding) -> dict[str, Any]:
     Raises:
         CheckpointError: There is no such model here.
     """
-    model = embedding.built_with()["model"]
+    model = embedding.built_with().get("model")
     return {"version": __version__, "dim": embedding.dim, "model": model}
 
 

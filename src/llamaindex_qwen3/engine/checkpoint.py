@@ -102,13 +102,20 @@ def read_geometry(checkpoint: Checkpoint) -> Geometry:
     return Geometry(hidden, int(config.get("max_position_embeddings") or 32768), dtype)
 
 
-def identify(checkpoint: Checkpoint) -> str:
-    """Name the weights themselves: a hub id, or what a directory holds wherever it stands."""
+def identify(checkpoint: Checkpoint) -> str | None:
+    """Name the weights themselves: a hub id, or what a directory holds wherever it stands.
+
+    Returns:
+        None for a directory without weights, as the client of a model server may have.
+    """
     directory = Path(checkpoint.model).expanduser()
     if not checkpoint.is_local:
         return f"{checkpoint.model}@{checkpoint.revision or 'main'}"
     digest = hashlib.sha256()
-    for file in sorted([directory / "config.json", *directory.glob("*.safetensors")]):
+    weights = list(directory.glob("*.safetensors"))
+    if not weights:
+        return None
+    for file in sorted([directory / "config.json", *weights]):
         size = file.stat().st_size
         digest.update(f"{file.name} {size}\n".encode())
         with file.open("rb") as data:
