@@ -6,7 +6,10 @@ Each command is registered by the module that holds it, when it is imported here
 from __future__ import annotations
 
 import os
+import warnings
+from typing import Any
 
+from .. import show
 from . import app, ask, chat, evaluate, ingest, serve
 
 __all__ = ["app", "ask", "chat", "evaluate", "ingest", "main", "serve"]
@@ -14,6 +17,12 @@ __all__ = ["app", "ask", "chat", "evaluate", "ingest", "main", "serve"]
 
 def main() -> None:
     """Run the command line."""
+    warnings.showwarning = _show_warning
     # Milvus Lite's in-process server logs harmless keep-alive messages from C.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     app.app()
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Show a warning as a line for people, not as a place in the source."""
+    app.err.print(f"[yellow]Warning:[/] {show.escape(str(message))}", soft_wrap=True)

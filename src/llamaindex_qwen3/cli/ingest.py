@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,10 @@ from .app import (
     DEFAULT_COLLECTION,
     DEFAULT_MODELS,
     DEFAULT_URI,
+    AsJson,
+    BaseUrl,
     Collection,
+    EmbeddingUrl,
     Models,
     Session,
     Token,
@@ -28,6 +32,7 @@ from .app import (
     err,
     out,
     plain_errors,
+    print_json,
 )
 
 
@@ -69,12 +74,15 @@ def ingest(
         ),
     ] = None,
     actors: Annotated[int, typer.Option(min=1, help="Copies of the model on Ray.")] = 2,
+    as_json: AsJson = False,
+    base_url: BaseUrl = None,
+    embedding_url: EmbeddingUrl = None,
 ) -> None:
     """Split files at their headers, embed the sections and store them.
 
     Example: qwen3-rag ingest docs/ --models 0.6b
     """
-    session = Session(models, uri, collection, token, DEFAULT_TASK)
+    session = Session(models, uri, collection, token, DEFAULT_TASK, base_url, embedding_url)
     from ..ingestion import IngestProgress
     from ..ingestion import ingest as run
     from ..readers import find_files
@@ -102,11 +110,14 @@ def ingest(
             )
 
         report = run(paths, embedder, store, on_progress=show_progress, should_stop=stop.is_set)
-    out.print(
-        f"Stored {report.added} chunks of {report.files} files in {show.escape(collection)} at "
-        f"{show.escape(uri)} ({report.unchanged} unchanged, {report.removed} removed).",
-        soft_wrap=True,
-    )
+    if as_json:
+        print_json({"uri": uri, "collection": collection, **asdict(report)})
+    else:
+        out.print(
+            f"Stored {report.added} chunks of {report.files} files in {show.escape(collection)} at "
+            f"{show.escape(uri)} ({report.unchanged} unchanged, {report.removed} removed).",
+            soft_wrap=True,
+        )
     if report.stopped:
         err.print("Stopped before the end. The same command goes on from here.")
         raise typer.Exit(130)

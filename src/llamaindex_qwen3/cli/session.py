@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from .. import show
@@ -133,15 +134,19 @@ class Session:
 
 @contextmanager
 def loading(model: str, url: str | list[str] | None = None) -> Iterator[None]:
-    """Name the model on a terminal, above transformers' own bars; elsewhere keep those quiet."""
-    if url is not None:
-        with working(f"Reaching {show.escape(url if isinstance(url, str) else ', '.join(url))}"):
-            yield
-        return
+    """Say on a terminal what is loaded; a download shows the hub's own bars as well."""
     from transformers.utils import logging
 
-    if err.is_terminal:
-        err.print(f"[dim]Loading {show.escape(model)}[/]", soft_wrap=True)
+    if url is not None:
+        told = f"Reaching {url if isinstance(url, str) else ', '.join(url)}"
     else:
-        logging.disable_progress_bar()
-    yield
+        told = f"Loading {model}"
+    logging.disable_progress_bar()
+    if url is None and not Path(model).is_dir():
+        if err.is_terminal:
+            logging.enable_progress_bar()
+            err.print(f"[dim]{show.escape(told)}[/]", soft_wrap=True)
+        yield
+        return
+    with working(show.escape(told)):
+        yield
