@@ -22,25 +22,38 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(401, "Incorrect API key provided", "invalid_api_key")
         elif body["model"] == "no-such-model":
             self._error(404, "The model `no-such-model` does not exist", "model_not_found")
+        elif body.get("stream"):
+            self._stream(body["model"], _deltas(body))
         else:
-            self._stream(body["model"])
+            self._whole(body["model"])
 
     def _error(self, status: int, message: str, code: str) -> None:
-        data = json.dumps({"error": {"message": message, "type": "x", "code": code}}).encode()
+        self._json(status, {"error": {"message": message, "type": "x", "code": code}})
+
+    def _whole(self, model: str) -> None:
+        message = {"role": "assistant", "content": "".join(ANSWER)}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        completion = {
+            "id": "c", "object": "chat.completion", "created": 0, "model": model,
+            "choices": [choice],
+        }  # fmt: skip
+        self._json(200, completion)
+
+    def _json(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
 
-    def _stream(self, model: str) -> None:
+    def _stream(self, model: str, deltas: list[dict[str, Any]]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
-        deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
-        deltas += [{"content": piece} for piece in ANSWER]
+        end = "tool_calls" if "tool_calls" in deltas[0] else "stop"
         for i, delta in enumerate([*deltas, {}]):
-            choice = {"index": 0, "delta": delta, "finish_reason": None if delta else "stop"}
+            choice = {"index": 0, "delta": delta, "finish_reason": None if delta else end}
             chunk = {
                 "id": "c", "object": "chat.completion.chunk", "created": i, "model": model,
                 "choices": [choice],
@@ -50,6 +63,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None:
         pass
+
+
+def _deltas(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Call the first tool there is with the question, and answer once a tool has been called."""
+    messages = body["messages"]
+    if body.get("tools") and messages[-1]["role"] == "user":
+        function = {
+            "name": body["tools"][0]["function"]["name"],
+            "arguments": json.dumps({"input": messages[-1]["content"]}),
+        }
+        call = {"index": 0, "id": "call_1", "type": "function", "function": function}
+        return [{"role": "assistant", "content": None, "tool_calls": [call]}]
+    return [{"role": "assistant", "content": ""}, *({"content": piece} for piece in ANSWER)]
 
 
 @contextmanager
