@@ -9,10 +9,15 @@ import os
 import warnings
 from typing import Any
 
-from .. import show
-from . import app, ask, chat, evaluate, ingest, serve
+try:
+    from .. import show
+    from . import app, ask, chat, evaluate, info, ingest, serve
+except ModuleNotFoundError as error:
+    if error.name not in ("typer", "rich"):
+        raise
+    raise SystemExit("qwen3-rag needs more packages: pip install 'llamaindex-qwen3[cli]'") from None
 
-__all__ = ["app", "ask", "chat", "evaluate", "ingest", "main", "serve"]
+__all__ = ["app", "ask", "chat", "evaluate", "info", "ingest", "main", "serve"]
 
 
 def main() -> None:

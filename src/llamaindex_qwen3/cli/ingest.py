@@ -99,7 +99,9 @@ def ingest(
         embedder = stack.enter_context(session.embedder(ray, actors))
         store = session.store(overwrite)
         stop = stack.enter_context(stop_on_interrupt())
-        progress = stack.enter_context(Progress(*columns, console=err, transient=True))
+        progress = stack.enter_context(
+            Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+        )
         bar = progress.add_task("embed", total=None, chunks=0, rate=0.0)
         started = time.monotonic()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.markup import escape
 
+from .collection import collection
 from .quality import quality
 from .ranking import passages, rankings
 from .sources import marked, source_list
@@ -13,6 +14,7 @@ __all__ = [
     "DEMO_NOTICE",
     "NO_KEY",
     "clean",
+    "collection",
     "escape",
     "marked",
     "passages",
