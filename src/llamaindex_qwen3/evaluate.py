@@ -7,24 +7,29 @@ from collections.abc import Callable, Iterable
 from .evaluation.corpus import Collection, shorten
 from .evaluation.metrics import CUTOFFS, Quality, intervals, measure, quality
 from .evaluation.questions import Question, ranked, read_questions
-from .evaluation.run import Asked, Grid, Outcome, Seconds, Setting
+from .evaluation.report import Figure, Report, Result, report
 from .evaluation.run import measure as compare
+from .evaluation.settings import Asked, Grid, Outcome, Seconds, Setting
 from .pipeline import Ranking
 
 __all__ = [
     "CUTOFFS",
     "Asked",
     "Collection",
+    "Figure",
     "Grid",
     "Outcome",
     "Quality",
     "Question",
+    "Report",
+    "Result",
     "Seconds",
     "Setting",
     "compare",
     "evaluate",
     "intervals",
     "read_questions",
+    "report",
     "shorten",
 ]
 

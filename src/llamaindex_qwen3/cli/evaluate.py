@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ..evaluation.corpus import Collection as StoredCollection
     from ..evaluation.questions import Question
     from ..evaluation.report import Report
-    from ..evaluation.run import Outcome
+    from ..evaluation.settings import Outcome
 
 METRICS = ("recall@1", "recall@3", "recall@10", "mrr@10", "ndcg@10")
 _COMPARED = "What is compared, each with each"
@@ -227,7 +227,8 @@ def _measure(
     tell: Callable[[str, int, int], None],
 ) -> list[Outcome]:
     """Ask with one pair of models, and let go of them."""
-    from ..evaluation.run import Grid, measure
+    from ..evaluation.run import measure
+    from ..evaluation.settings import Grid
 
     sizes, counts, tasks, hybrid = compared
     grid = Grid(

@@ -14,6 +14,7 @@ import numpy as np
 from llama_index.core.schema import BaseNode, MetadataMode
 from llama_index.core.vector_stores.utils import metadata_dict_to_node
 from milvus_lite.server_manager import server_manager_instance
+from pymilvus import MilvusClient
 
 from ..embedding import Qwen3Embedding
 from ..errors import InvalidArgumentError
@@ -21,9 +22,9 @@ from ..milvus import (
     CheckedMilvusVectorStore,
     collection_has_rows,
     milvus_vector_store,
-    plain_errors,
     rows_in,
 )
+from ..milvus_errors import plain_errors
 
 _RECORD = "llamaindex_qwen3.built_with"
 _ROWS_AT_ONCE = 1000
@@ -57,12 +58,15 @@ class Collection:
                 f"Collection {name!r} at {uri!r} does not exist or is empty. Store something in it "
                 "first: qwen3-rag ingest PATH"
             )
-        from pymilvus import MilvusClient
-
         with plain_errors(uri):
             client = MilvusClient(uri=uri, token=token)
             described = client.describe_collection(name)
             fields = {field["name"]: field for field in described["fields"]}
+            if "embedding" not in fields:
+                raise InvalidArgumentError(
+                    f"Collection {name!r} has no field 'embedding'; its fields are "
+                    f"{', '.join(fields)}. Evaluate one that was stored by this package."
+                )
             [vectors] = client.list_indexes(name, field_name="embedding")[:1] or [""]
             metric = client.describe_index(name, vectors).get("metric_type") if vectors else None
         record = (described.get("properties") or {}).get(_RECORD) or "{}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from llama_index.core.evaluation.retrieval.metrics import MRR, NDCG, Recall
@@ -18,6 +19,7 @@ INTERVAL = (
 )
 
 Interval = tuple[float, float]
+_Key = TypeVar("_Key", bound=Hashable)
 # Numbers, so that many questions do not fill the memory.
 _RESAMPLED_AT_ONCE = 4_000_000
 
@@ -72,11 +74,11 @@ def quality(figures: Sequence[Mapping[str, float]]) -> Quality:
     )
 
 
-def intervals(figures: Mapping[str, Sequence[float]]) -> dict[str, Interval]:
+def intervals(figures: Mapping[_Key, Sequence[float]]) -> dict[_Key, Interval]:
     """Return the bootstrap intervals of means; none of a single question.
 
     Args:
-        figures: By name, one value a question. For the difference of two settings, the difference at
+        figures: By any key, one value a question. For the difference of two settings, the difference at
             each question: both were asked the same, so that hard and easy questions cancel out.
     """
     values = np.asarray(list(figures.values()), dtype=np.float64)
