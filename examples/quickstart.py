@@ -1,33 +1,45 @@
-"""A Qwen3 query engine over a folder of Markdown; see the README for the real models.
+"""A query engine over a folder of Markdown: retrieve ten sections, rerank, keep three, answer.
 
-Run it from the repository: python examples/quickstart.py ["your question"]
+Run it from a clone: python examples/quickstart.py ["your question"]
 """
 
+import os
 import sys
+from pathlib import Path
 
 from llama_index.core import Settings, SimpleDirectoryReader, StorageContext, VectorStoreIndex
 from llama_index.core.llms import MockLLM
 from llama_index.core.node_parser import MarkdownNodeParser
 
 from llamaindex_qwen3 import Qwen3Embedding, Qwen3Reranker, milvus_vector_store
+from llamaindex_qwen3.answer import chat_model
+from llamaindex_qwen3.models import model_pair
 
-QUESTION = sys.argv[1] if len(sys.argv) > 1 else "Which index should I take when memory is short?"
+DOCS = Path(__file__).parent / "data" / "milvus_faq"
+question = sys.argv[1] if len(sys.argv) > 1 else "Can I run Milvus without Pulsar or Kafka?"
 
-# The demo pair: for real results leave the paths out, and Qwen3 0.6B is downloaded.
-Settings.embed_model = Qwen3Embedding("examples/demo_models/embedding")
-reranker = Qwen3Reranker("examples/demo_models/reranker", top_n=3)
-Settings.llm = MockLLM()  # leave this out as well to have OpenAI answer
+# The demo pair, unless QWEN3_MODELS=0.6b (or 4b, 8b) asks for the real models.
+models = model_pair(os.environ.get("QWEN3_MODELS", "demo"))
+Settings.embed_model = Qwen3Embedding(models.embedding)
+reranker = Qwen3Reranker(models.reranker, top_n=3)
+has_key = "OPENAI_API_KEY" in os.environ
+Settings.llm = chat_model(base_url=os.environ.get("OPENAI_BASE_URL")) if has_key else MockLLM()
 
 documents = SimpleDirectoryReader(
-    "examples/data/milvus_faq", required_exts=[".md"], file_extractor={}
+    DOCS,
+    required_exts=[".md"],
+    file_extractor={},  # headers stay in the text
+    file_metadata=lambda path: {"file_name": Path(path).name},  # without the path of your disk
 ).load_data()
 nodes = MarkdownNodeParser().get_nodes_from_documents(documents)
 store = milvus_vector_store(Settings.embed_model, "./quickstart.db", overwrite=True)
 index = VectorStoreIndex(nodes, storage_context=StorageContext.from_defaults(vector_store=store))
 engine = index.as_query_engine(similarity_top_k=10, node_postprocessors=[reranker])
 
-response = engine.query(QUESTION)
+response = engine.query(question)
 for node in response.source_nodes:
     print(f"{node.score:.4f}  {node.node.get_content().splitlines()[0]}")
-if not isinstance(Settings.llm, MockLLM):
-    print(response)
+if has_key:
+    print(f"\n{response}")
+else:
+    print("Set OPENAI_API_KEY to have a language model answer.", file=sys.stderr)
