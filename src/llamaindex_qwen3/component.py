@@ -17,7 +17,7 @@ from llama_index.core.bridge.pydantic import (
 )
 
 from .engine.checkpoint import Checkpoint, Geometry, Role, read_geometry
-from .engine.endpoint import ServedModel, check_url
+from .engine.endpoint import ServedModel, check_key, check_url
 from .errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class Qwen3Component(BaseModel):
             self.timeout_s,
             self.retry_s,
             self.max_in_flight,
-            key or None,
+            check_key(key),
         )
 
     def _loaded(self) -> Any:

@@ -48,6 +48,9 @@ class ServerError(Qwen3Error):
         self.url = url
         self.status = status
 
+    def __reduce__(self) -> tuple[type[ServerError], tuple[str, str, int | None]]:
+        return type(self), (str(self), self.url, self.status)
+
 
 class ServerAccessError(ServerError):
     """A model server wants another key, or denies this one the access."""

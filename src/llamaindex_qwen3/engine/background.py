@@ -25,6 +25,45 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+class Crew:
+    """Runs coroutines side by side, a limited number of them; the first error ends all.
+
+    Used as a context: its end waits for all of them.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def add(self, work: Coroutine[Any, Any, None]) -> None:
+        """Start a coroutine, waiting for another to end if need be."""
+        try:
+            await self._shrink(self._most - 1)
+        except BaseException:
+            work.close()
+            raise
+        self._running.add(asyncio.ensure_future(work))
+
+    async def _shrink(self, most: int) -> None:
+        while len(self._running) > most:
+            done, self._running = await asyncio.wait(
+                self._running, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                task.result()
+
+    async def __aenter__(self) -> Crew:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                await self._shrink(0)
+        finally:
+            for task in self._running:
+                task.cancel()
+
+
 def run(work: Coroutine[Any, Any, T]) -> Future[T]:
     """Start a coroutine on the shared loop, from any thread and beside any other loop.
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
 
-from ..errors import ModelNotServedError
+from ..errors import ModelNotServedError, ServerMismatchError
 from .endpoint import Endpoint, NotFoundError, ServedModel, TransientError
 from .wire import Kind
 
@@ -54,7 +54,14 @@ async def identify(endpoint: Endpoint, model: ServedModel) -> Identity:
         TransientError: It is not there.
     """
     if model.server == "tei":
-        return _tei(await patiently(endpoint.get, "/info"))
+        info = await _optional(endpoint, "/info")
+        if not isinstance(info, dict) or "max_client_batch_size" not in info:
+            raise ServerMismatchError(
+                f"{endpoint.url} is not text-embeddings-inference: its /info says nothing of a model. "
+                "Leave server out, to find out what it is.",
+                endpoint.url,
+            )
+        return _tei(info)
     listed = await _models(endpoint)
     if listed:
         owner = listed[0].get("owned_by")
@@ -71,8 +78,7 @@ async def identify(endpoint: Endpoint, model: ServedModel) -> Identity:
     return Identity(kind, model.served_model_name or model.checkpoint.model)
 
 
-def _tei(info: Any) -> Identity:
-    info = info if isinstance(info, dict) else {}
+def _tei(info: dict[str, Any]) -> Identity:
     return Identity(
         "tei",
         str(info.get("model_id", "")),

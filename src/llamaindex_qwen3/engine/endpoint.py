@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +17,8 @@ from .checkpoint import Checkpoint
 
 _CONNECT_TIMEOUT_S = 10.0
 _LONGEST_RETRY_AFTER_S = 60.0
+# Characters in a row that a message and a text share only if one repeats the other.
+_STRETCH = 16
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -68,29 +71,38 @@ def check_url(url: str) -> str:
     """Return the root of an address, without a trailing slash and /v1.
 
     Raises:
-        InvalidArgumentError: It is no plain http address. Credentials in it are not shown.
+        InvalidArgumentError: It is no plain http address. A secret in it is not shown.
     """
     try:
         parts = urlsplit(url)
-        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        plain = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        whole = False
-    else:
-        if (
-            parts.username is not None
-            or parts.password is not None
-            or parts.query
-            or parts.fragment
-        ):
-            raise InvalidArgumentError(
-                f"base_url of {parts.hostname} holds credentials, a query or a fragment. Give the "
-                "plain address, and the key as api_key or in the environment variable QWEN3_API_KEY."
-            )
-    if not whole:
+        plain = False
+    if "@" in url or "?" in url or "#" in url:
+        raise InvalidArgumentError(
+            "base_url holds credentials, a query or a fragment (@, ? or #). Give the plain address, "
+            "and the key as api_key or in the environment variable QWEN3_API_KEY."
+        )
+    if not plain:
         raise InvalidArgumentError(
             f"base_url={url!r} is not an address. Give one such as 'http://127.0.0.1:8000'."
         )
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def check_key(key: str | None) -> str | None:
+    """Return a key without white space around it, and None for an empty one.
+
+    Raises:
+        InvalidArgumentError: It cannot stand in a header. It is not shown.
+    """
+    key = (key or "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise InvalidArgumentError(
+            "api_key (or QWEN3_API_KEY) holds characters that no key has, such as line breaks or "
+            "accents. Check how it was copied."
+        )
+    return key or None
 
 
 class Endpoint:
@@ -122,8 +134,13 @@ class Endpoint:
         """Return the JSON under a path; see `post`."""
         return await self._send("GET", path, None)
 
-    async def post(self, path: str, body: dict[str, Any]) -> Any:
+    async def post(self, path: str, body: dict[str, Any], private: Sequence[str] = ()) -> Any:
         """Send JSON and return the JSON of the answer.
+
+        Args:
+            path: Path below the address.
+            body: The JSON.
+            private: Texts that no error may repeat, as servers' own messages do.
 
         Raises:
             TransientError: A fault that may pass.
@@ -132,9 +149,11 @@ class Endpoint:
             TooLargeError: 413.
             ServerError: Any other refusal.
         """
-        return await self._send("POST", path, body)
+        return await self._send("POST", path, body, private)
 
-    async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+    async def _send(
+        self, method: str, path: str, body: dict[str, Any] | None, private: Sequence[str] = ()
+    ) -> Any:
         content = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         headers = {"Content-Type": "application/json"} if content else {}
         try:
@@ -148,19 +167,19 @@ class Endpoint:
             told = str(error) or type(error).__name__
             raise TransientError(f"a broken connection ({told})") from None
         if answer.status_code != httpx.codes.OK:
-            raise self._refusal(answer, path)
+            raise self._refusal(answer, path, private)
         self.answered = True
         try:
             return json.loads(answer.content)
         except ValueError:
             raise TransientError("broken JSON", answer.status_code, is_outage=False) from None
 
-    def _refusal(self, answer: httpx.Response, path: str) -> Exception:
+    def _refusal(self, answer: httpx.Response, path: str, private: Sequence[str]) -> Exception:
         self.answered = True
         status = answer.status_code
         told = _message(answer)
-        if self._key:
-            told = told.replace(self._key, "***")
+        if (self._key and self._key in told) or _repeats(told, private):
+            told = ""
         place = f"{self.url}{path}"
         if status in _AGAIN:
             # Not able to work now; 500 is more likely to be about this one request.
@@ -174,10 +193,14 @@ class Endpoint:
                 self.url, status,
             )  # fmt: skip
         if 300 <= status < 400:
-            target = answer.headers.get("location", "nowhere")
+            try:
+                # Not all of it: what follows the host may hold secrets.
+                target = urlsplit(answer.headers.get("location", "")).hostname or "another path"
+            except ValueError:
+                target = "an address that is none"
             return ServerError(
-                f"{place} redirects to {target!r}, which is not followed, since it would be sent the "
-                "texts and the key. Give the final address as base_url.",
+                f"{place} redirects to {target} (HTTP {status}), which is not followed, since it would "
+                "be sent the texts and the key. Give the final address as base_url.",
                 self.url, status,
             )  # fmt: skip
         kind = {404: NotFoundError, 405: NotFoundError, 413: TooLargeError}.get(status, ServerError)
@@ -185,7 +208,7 @@ class Endpoint:
 
 
 def _message(answer: httpx.Response) -> str:
-    """Return what a server says of its refusal, shortened: it may repeat what it was sent."""
+    """Return what a server says of its refusal, shortened."""
     try:
         said = answer.json()
     except ValueError:
@@ -193,6 +216,15 @@ def _message(answer: httpx.Response) -> str:
     while isinstance(said, dict):
         said = said.get("error") or said.get("message") or said.get("detail")
     return f": {str(said)[:200].rstrip('. ')}" if said else ""
+
+
+def _repeats(message: str, texts: Sequence[str]) -> bool:
+    """Whether a message repeats a text, or a stretch of one."""
+    whole = "\n".join(texts)
+    stretches = (message[i : i + _STRETCH] for i in range(len(message) - _STRETCH + 1))
+    return any(text in message for text in texts if len(text) > 3) or any(
+        stretch in whole for stretch in stretches
+    )
 
 
 def _retry_after(answer: httpx.Response) -> float:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from ..errors import ServerError
 from .endpoint import Endpoint, ServedModel, TransientError
@@ -23,7 +23,7 @@ _FIRST_CONTACT_S = 3.0
 # Attempts at a request whose answer is wrong, or that fails inside the server: it may be the text.
 _WRONG_ANSWERS = 6
 _QUERIES_AT_ONCE = 64
-_back_off = wait_exponential_jitter(initial=0.1, max=10.0, jitter=0.2)
+_back_off = wait_random_exponential(multiplier=0.2, max=10.0, min=0.05)
 
 
 @dataclass
@@ -31,10 +31,22 @@ class _Tried:
     """What one request has met so far."""
 
     size: str
-    since: float
+    # Of its first fault: waiting for a place is no attempt.
+    since: float | None = None
     endpoint: Endpoint | None = None
     fault: TransientError | None = None
     wrong: int = 0
+
+    def met(self, fault: TransientError) -> TransientError:
+        """Note a fault."""
+        self.since = self.since or time.monotonic()
+        self.fault = fault
+        return fault
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the first fault."""
+        return time.monotonic() - self.since if self.since else 0.0
 
 
 class Pool:
@@ -103,7 +115,7 @@ class Pool:
         Raises:
             ServerError: It was refused, or more attempts would not help.
         """
-        tried = _Tried(size, time.monotonic())
+        tried = _Tried(size)
         attempts = AsyncRetrying(
             retry=retry_if_exception_type(TransientError),
             wait=lambda state: self._pause(tried, state),
@@ -120,11 +132,9 @@ class Pool:
                 await self._first_contact(endpoint)
                 result = await send(endpoint)
             except WrongAnswerError as error:
-                tried.fault = TransientError(str(error.args[0]), 200, is_outage=False)
-                raise tried.fault from None
+                raise tried.met(TransientError(str(error.args[0]), 200, is_outage=False)) from None
             except TransientError as error:
-                tried.fault = error
-                raise
+                raise tried.met(error) from None
             endpoint.down_until = 0.0
             return result
 
@@ -168,8 +178,7 @@ class Pool:
     def _is_hopeless(self, tried: _Tried, state: RetryCallState) -> bool:
         seen = any(endpoint.answered for endpoint in self._endpoints)
         limit = self._model.retry_s if seen else min(_FIRST_CONTACT_S, self._model.retry_s)
-        elapsed = time.monotonic() - tried.since
-        return tried.wrong >= _WRONG_ANSWERS or elapsed + state.upcoming_sleep > limit
+        return tried.wrong >= _WRONG_ANSWERS or tried.elapsed_s + state.upcoming_sleep > limit
 
     def _give_up(self, tried: _Tried, state: RetryCallState) -> NoReturn:
         assert tried.fault is not None
@@ -185,7 +194,7 @@ class Pool:
             advice = "Check that it is running and that base_url is its address."
         raise ServerError(
             f"{url} has not answered {tried.size} in {state.attempt_number} attempts over "
-            f"{time.monotonic() - tried.since:.1f} s; the last gave {fault}. {advice}",
+            f"{tried.elapsed_s:.1f} s; the last gave {fault}. {advice}",
             url,
             fault.status,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,7 @@ class EmbeddingProfile:
     Attributes:
         takes_ids: Whether it runs token ids as they are.
         strips: Whether it drops white space at both ends of a text.
+        vector: What it gave for a fixed text.
     """
 
     kind: Kind
@@ -43,20 +44,27 @@ class EmbeddingProfile:
     strips: bool
     max_tokens: int | None
     max_texts: int
+    vector: Vectors
 
 
 async def vectors(
-    endpoint: Endpoint, kind: Kind, model: str, path: str, inputs: Input, normalize: bool = True
+    endpoint: Endpoint,
+    kind: Kind,
+    model: str,
+    path: str,
+    inputs: Input,
+    normalize: bool = True,
+    private: Sequence[str] = (),
 ) -> Vectors:
-    """Ask a server for vectors [inputs, width]."""
+    """Ask a server for vectors [inputs, width]; for `private` see `Endpoint.post`."""
     if kind == "tei":
-        answer = await endpoint.post(path, tei_embeddings(inputs, normalize))
+        answer = await endpoint.post(path, tei_embeddings(inputs, normalize), private)
         return read_tei_embeddings(answer, len(inputs))
-    answer = await endpoint.post(path, openai_embeddings(model, inputs, kind, normalize))
+    answer = await endpoint.post(path, openai_embeddings(model, inputs, kind, normalize), private)
     return read_openai_embeddings(answer, len(inputs))
 
 
-async def probe_embedding(
+async def probe(
     endpoint: Endpoint,
     identity: Identity,
     ids: Callable[[Sequence[str]], list[list[int]]],
@@ -90,25 +98,57 @@ async def probe_embedding(
             "and shorten with dimensions=.",
             endpoint.url,
         )
-    text, control = ids([_TEXT, _CONTROL])
-    takes_ids = False
-    # It decodes them and encodes the text again, control tokens and all.
-    if kind != "tei":
-        try:
-            rows = await ask([text, text[:-1], control])
-        except ServerError:
-            pass
-        except TransientError as error:
-            if error.status != 500:
-                raise
-        else:
-            # A server that forgets the end token of texts is right by ids all the same.
-            noise = min(_distance(rows[0], texts[0]), _distance(rows[1], texts[0]))
-            takes_ids = noise < _SAME and _distance(rows[2], texts[1]) > max(2 * noise, _IDENTICAL)
+    # text-embeddings-inference decodes ids and encodes the text again, control tokens and all.
+    takes_ids = kind != "tei" and await _takes_ids(endpoint, ask, ids([_TEXT, _CONTROL]), texts)
     strips = _distance(texts[0], texts[2]) < _IDENTICAL
     return EmbeddingProfile(
-        kind, model, path, takes_ids, strips, identity.max_tokens, identity.max_texts
+        kind, model, path, takes_ids, strips, identity.max_tokens, identity.max_texts, texts[0]
     )
+
+
+async def _takes_ids(
+    endpoint: Endpoint,
+    ask: Callable[[Input], Awaitable[Vectors]],
+    ids: Sequence[list[int]],
+    texts: Vectors,
+) -> bool:
+    """Say whether ids are run as they are, by the vectors of a text and of one with a control token.
+
+    Raises:
+        ServerMismatchError: It adds the end token to ids as well as to texts, or to neither.
+    """
+    text, control = ids
+    try:
+        rows = await ask([text, text[:-1], control, control[:-1]])
+    except ServerError:
+        return False
+    except TransientError as error:
+        if error.status != 500:
+            raise
+        return False
+    whole, bare = (_distance(row, texts[0]) for row in rows[:2])
+    noise = max(2 * min(whole, bare), _IDENTICAL)
+    if min(whole, bare) > _SAME or min(_distance(row, texts[1]) for row in rows[2:]) <= noise:
+        return False
+    if bare < whole:
+        raise ServerMismatchError(
+            f"{endpoint.url} ends ids as it ends texts: it adds <|endoftext|> to both, or to neither, "
+            "and Qwen3-Embedding's vector is that of exactly one. Start it with the tokenizer files "
+            "of the original model, or use vLLM.",
+            endpoint.url,
+        )
+    return True
+
+
+def check_alike(one: Endpoint, other: Endpoint) -> None:
+    """Raise ServerMismatchError unless two servers give a text the same vector."""
+    apart = _distance(one.profile.vector, other.profile.vector)
+    if apart > _SAME:
+        raise ServerMismatchError(
+            f"{one.url} and {other.url} give the same text vectors at a cosine distance of "
+            f"{apart:.3f}: they serve different models. Give the addresses of one model.",
+            other.url,
+        )
 
 
 def _check_tei(endpoint: Endpoint, identity: Identity) -> None:

@@ -49,6 +49,7 @@ class RerankerProfile:
     Attributes:
         renders: Whether it makes the prompts itself, from query, document and instruction.
         raw: Whether it gives log-odds when asked to, not only probabilities.
+        scores: Log-odds of fixed prompts.
     """
 
     kind: Kind
@@ -58,13 +59,18 @@ class RerankerProfile:
     raw: bool
     max_tokens: int | None
     max_texts: int
+    scores: tuple[float, ...]
 
 
 async def classify(
-    endpoint: Endpoint, model: str, prompts: Sequence[Sequence[int]], raw: bool
+    endpoint: Endpoint,
+    model: str,
+    prompts: Sequence[Sequence[int]],
+    raw: bool,
+    private: Sequence[str] = (),
 ) -> list[float]:
-    """Ask a server for log-odds [prompts] of whole prompts."""
-    answer = await endpoint.post("/classify", classification(model, prompts, raw))
+    """Ask a server for log-odds [prompts] of whole prompts; for `private` see `Endpoint.post`."""
+    answer = await endpoint.post("/classify", classification(model, prompts, raw), private)
     values = read_classification(answer, len(prompts))
     return values if raw else [log_odds(value) for value in values]
 
@@ -77,9 +83,7 @@ def log_odds(probability: float) -> float:
     return math.log(bounded / (1 - bounded))
 
 
-async def probe_reranker(
-    endpoint: Endpoint, identity: Identity, ids: Ids, renders: bool
-) -> RerankerProfile:
+async def probe(endpoint: Endpoint, identity: Identity, ids: Ids, renders: bool) -> RerankerProfile:
     """Find out how a server judges, and that its scores can be right.
 
     Args:
@@ -111,15 +115,31 @@ async def probe_reranker(
         )
     return RerankerProfile(
         identity.kind, identity.model, template.path, True, template.raw,
-        identity.max_tokens, identity.max_texts,
+        identity.max_tokens, identity.max_texts, tuple(await template.score(_TASK)),
     )  # fmt: skip
+
+
+def check_alike(one: Endpoint, other: Endpoint) -> None:
+    """Raise ServerMismatchError unless two servers give the same prompts the same scores."""
+    # Those that render prompts themselves are asked others.
+    if one.profile.renders != other.profile.renders:
+        return
+    apart = _farthest(one.profile.scores, other.profile.scores)
+    if apart > 2 * _SAME:
+        raise ServerMismatchError(
+            f"{one.url} and {other.url} score the same prompts {apart:.2f} apart in log-odds: they "
+            "serve different models. Give the addresses of one model.",
+            other.url,
+        )
 
 
 async def _whole_prompts(
     endpoint: Endpoint, identity: Identity, ids: Ids
 ) -> RerankerProfile | None:
     """Return how the server takes whole prompts, or None if it does not."""
-    prompts = ids([_render(DEFAULT_TASK, _ANSWER), _render(DEFAULT_TASK, _OTHER)])
+    # Short ones, that any server has room for.
+    bodies = [format_pair(DEFAULT_TASK, "2+2?", document) for document in ("2+2=4", "bread")]
+    prompts = ids([RERANKER_PREFIX + body + RERANKER_SUFFIX for body in bodies])
 
     async def ask(rows: Sequence[Sequence[int]], raw: bool) -> list[float]:
         answer = await endpoint.post("/classify", classification(identity.model, rows, raw))
@@ -146,13 +166,14 @@ async def _whole_prompts(
         )
     if plain[0] < plain[1]:
         _logger.warning(
-            "%s ranks a passage about bread above the answer to a question about a river. Check that "
+            "%s finds that bread answers 2+2? better than 2+2=4 does. Check that "
             'it was started with "classifier_from_token": ["no", "yes"], in this order.',
             endpoint.url,
         )
+    scores = reverse if raw else [log_odds(value) for value in plain]
     return RerankerProfile(
         identity.kind, identity.model, "/classify", False, raw,
-        identity.max_tokens, identity.max_texts,
+        identity.max_tokens, identity.max_texts, tuple(scores),
     )  # fmt: skip
 
 
@@ -200,7 +221,7 @@ class _Template:
 
     async def compare(self, raw: bool) -> str:
         """Say what is wrong with the prompts, by the scores of whole ones; "" for nothing."""
-        got = [*await self._score(DEFAULT_TASK), *await self._score(_TASK)]
+        got = [*await self.score(DEFAULT_TASK), *await self.score(_TASK)]
         renderings = {
             "": [_render(task, text) for task, text in _PAIRS],
             "the last line break of the suffix is lost": [
@@ -251,10 +272,10 @@ class _Template:
             await self._ask(DEFAULT_TASK, text + join + _QUERY, [_ANSWER]),
         ):
             return "the instruction is ignored, or not put into the official template"
-        forward = await self._score(_TASK)
-        if not _equal(forward, (await self._score(_TASK, reverse=True))[::-1]):
+        forward = await self.score(_TASK)
+        if not _equal(forward, (await self.score(_TASK, reverse=True))[::-1]):
             return "scores depend on the order of the documents"
-        if _equal(forward, await self._score(DEFAULT_TASK), 1e-6):
+        if _equal(forward, await self.score(DEFAULT_TASK), 1e-6):
             return "the instruction is ignored"
         return await self._beginning_and_end()
 
@@ -297,7 +318,8 @@ class _Template:
             return []
         return [] if _equal(cut, less, 1e-6) else cut
 
-    async def _score(self, instruction: str, reverse: bool = False) -> list[float]:
+    async def score(self, instruction: str, reverse: bool = False) -> list[float]:
+        """Ask for the log-odds of an answer and of another text."""
         documents = [_ANSWER, _OTHER]
         return await self._log_odds(instruction, _QUERY, documents[::-1] if reverse else documents)
 

@@ -7,14 +7,14 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
-from ..errors import AlteredTextWarning, InvalidArgumentError
+from ..errors import AlteredTextWarning, InvalidArgumentError, ServerMismatchError
 from ..prompts import (
     RERANKER_PREFIX,
     RERANKER_SUFFIX,
@@ -22,14 +22,15 @@ from ..prompts import (
     format_query,
     pair_ids,
 )
-from . import background
+from . import background, probe_embedding, probe_reranker
+from .background import Crew
 from .batching import pack
 from .checkpoint import read_geometry
 from .contact import identify
 from .endpoint import Endpoint, ServedModel, TooLargeError
 from .pool import Pool
-from .probe_embedding import EmbeddingProfile, probe_embedding, vectors
-from .probe_reranker import RerankerProfile, classify, log_odds, probe_reranker
+from .probe_embedding import EmbeddingProfile, vectors
+from .probe_reranker import RerankerProfile, classify, log_odds
 from .protocol import EncodeRequest, EncodeResult, ScoreRequest, ScoreResult
 from .texts import TruncationReport, check_unicode, distinct
 from .tokenizer import load_tokenizer, token_id
@@ -41,8 +42,7 @@ _TEXTS_AT_ONCE = 256
 _END = "<|endoftext|>"
 
 _M = TypeVar("_M", bound="_ServedModel")
-_R = TypeVar("_R")
-_V = TypeVar("_V")
+_R = TypeVar("_R", "_Text", "_Document")
 _shared: weakref.WeakValueDictionary[ServedModel, Any] = weakref.WeakValueDictionary()
 _sharing = threading.Lock()
 
@@ -87,6 +87,19 @@ class _ServedModel:
     async def _probe(self, endpoint: Endpoint) -> None:
         """Make the first contact with a server."""
         raise NotImplementedError
+
+    def _accept(
+        self, endpoint: Endpoint, profile: Any, check: Callable[[Endpoint, Endpoint], None]
+    ) -> None:
+        """Let a server work beside those there are, if it gives what they give."""
+        others = self._servers().ready
+        endpoint.profile = profile
+        try:
+            for other in others[:1]:
+                check(other, endpoint)
+        except ServerMismatchError:
+            endpoint.profile = None
+            raise
 
     def _servers(self) -> Pool:
         # Connections do not survive a fork, nor does the lock in a child of another thread's fork.
@@ -147,39 +160,30 @@ class _ServedModel:
                 stacklevel=4,
             )
 
-    async def _spread(
+    async def _deliver(
         self,
-        send: Callable[[Endpoint, Sequence[_R]], Any],
+        send: Callable[[Endpoint, Sequence[_R]], Awaitable[Any]],
         rows: Sequence[_R],
-        lengths: Sequence[int],
-        request: EncodeRequest | ScoreRequest,
         bulk: bool,
-    ) -> Iterable[tuple[list[int], Any]]:
-        """Send rows in requests of many, several at once; return indices and answers of each."""
-        servers = self._servers()
-        most = min(e.profile.max_texts for e in servers.ready)
-        groups = pack(lengths, request.max_batch_tokens or _REQUEST_TOKENS, most)
-
-        async def one(group: list[int]) -> list[tuple[list[int], Any]]:
-            size = f"{len(group)} texts of {sum(lengths[i] for i in group)} tokens"
-            part = [rows[i] for i in group]
-            try:
-                answer = await servers.call(lambda e: send(e, part), bulk=bulk, size=size)
-            except TooLargeError:
-                if len(group) == 1:
-                    raise
-                half = len(group) // 2
-                return [*await one(group[:half]), *await one(group[half:])]
-            return [(group, answer)]
-
-        tasks = [asyncio.ensure_future(one(group)) for group in groups]
+    ) -> list[Any]:
+        """Send rows in one request, or in several if they are too large for one."""
+        size = f"{len(rows)} texts of {sum(len(row.ids) for row in rows)} tokens"
         try:
-            answers = await asyncio.gather(*tasks)
-        finally:
-            # One failed, or the call was cancelled: nothing more is sent.
-            for task in tasks:
-                task.cancel()
-        return [pair for answer in answers for pair in answer]
+            answer = await self._servers().call(lambda e: send(e, rows), bulk=bulk, size=size)
+        except TooLargeError:
+            if len(rows) == 1:
+                raise
+            half: int = len(rows) // 2
+            return [
+                *await self._deliver(send, rows[:half], bulk),
+                *await self._deliver(send, rows[half:], bulk),
+            ]
+        return list(answer)
+
+    def _requests(self, rows: Sequence[_R], max_tokens: int | None) -> list[list[int]]:
+        """Return which rows go together."""
+        most = min(e.profile.max_texts for e in self._servers().ready)
+        return pack([len(row.ids) for row in rows], max_tokens or _REQUEST_TOKENS, most)
 
 
 def _close(pool: Pool, pid: int) -> None:
@@ -215,12 +219,13 @@ class ServedEncoder(_ServedModel):
     async def _probe(self, endpoint: Endpoint) -> None:
         end = token_id(self._control, _END, self.model.checkpoint)
         identity = await identify(endpoint, self.model)
-        endpoint.profile = await probe_embedding(
+        profile = await probe_embedding.probe(
             endpoint,
             identity,
             lambda texts: [[*row, end] for row in self._encode_plain(texts)],
             self.geometry.hidden_size,
         )
+        self._accept(endpoint, profile, probe_embedding.check_alike)
 
     async def _encode(self, request: EncodeRequest) -> EncodeResult:
         check_unicode(request.texts, "Text")
@@ -231,20 +236,22 @@ class ServedEncoder(_ServedModel):
         texts, places = distinct(request.texts)
         found = np.empty((len(texts), width), dtype=np.float32)
         truncated: list[int] = []
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            part = texts[start : start + _TEXTS_AT_ONCE]
-            # In a thread: tokenizing many texts would hold up the queries of this loop.
-            rows, cut = await asyncio.to_thread(self._rows, part, request)
-            truncated += cut
-            answers = await self._spread(
-                partial(self._send, request=request),
-                rows,
-                [len(row.ids) for row in rows],
-                request,
-                request.bulk,
-            )
-            for group, answer in answers:
-                found[[start + i for i in group]] = answer
+
+        async def fill(rows: Sequence[_Text], group: list[int], start: int) -> None:
+            part = [rows[i] for i in group]
+            send = partial(self._send, request=request)
+            found[[start + i for i in group]] = await self._deliver(send, part, request.bulk)
+
+        # Twice what is on the wire, so that places never wait for texts to be tokenized.
+        async with Crew(2 * self._servers().bulk_at_once) as crew:
+            for start in range(0, len(texts), _TEXTS_AT_ONCE):
+                # In a thread: tokenizing many texts would hold up the queries of this loop.
+                rows, cut = await asyncio.to_thread(
+                    self._rows, texts[start : start + _TEXTS_AT_ONCE], request
+                )
+                truncated += cut
+                for group in self._requests(rows, request.max_batch_tokens):
+                    await crew.add(fill(rows, group, start))
         result = found[places].tolist()
         return EncodeResult(result, [truncated[place] for place in places])
 
@@ -264,7 +271,13 @@ class ServedEncoder(_ServedModel):
         if not profile.takes_ids:
             inputs = [self._plain_text(row.text, len(row.ids) - 1, profile.strips) for row in rows]
         given = await vectors(
-            endpoint, profile.kind, profile.model, profile.path, inputs, request.normalize
+            endpoint,
+            profile.kind,
+            profile.model,
+            profile.path,
+            inputs,
+            request.normalize,
+            private=[row.text for row in rows],
         )
         if given.shape[1] != self.geometry.hidden_size:
             raise WrongAnswerError(f"vectors of {given.shape[1]} values")
@@ -309,7 +322,7 @@ class ServedScorer(_ServedModel):
 
     async def _probe(self, endpoint: Endpoint) -> None:
         identity = await identify(endpoint, self.model)
-        endpoint.profile = await probe_reranker(
+        profile = await probe_reranker.probe(
             endpoint,
             identity,
             lambda prompts: [
@@ -317,6 +330,7 @@ class ServedScorer(_ServedModel):
             ],
             renders=self.model.server == "openai",
         )
+        self._accept(endpoint, profile, probe_reranker.check_alike)
 
     async def _score(self, request: ScoreRequest) -> ScoreResult:
         check_unicode([request.query], "Query")
@@ -326,17 +340,18 @@ class ServedScorer(_ServedModel):
         await self._servers().contact()
         documents, places = distinct(request.documents)
         rows = await asyncio.to_thread(self._rows, documents, request)
+        groups = self._requests(rows, request.max_batch_tokens)
         found = [0.0] * len(rows)
-        answers = await self._spread(
-            partial(self._send, request=request),
-            rows,
-            [len(row.ids) for row in rows],
-            request,
-            bulk=False,
-        )
-        for group, answer in answers:
-            for index, score in zip(group, answer, strict=True):
+
+        async def fill(group: list[int]) -> None:
+            part = [rows[i] for i in group]
+            scores = await self._deliver(partial(self._send, request=request), part, bulk=False)
+            for index, score in zip(group, scores, strict=True):
                 found[index] = score
+
+        async with Crew(len(groups)) as crew:
+            for group in groups:
+                await crew.add(fill(group))
         return ScoreResult(
             [found[place] for place in places], [rows[place].truncated for place in places]
         )
@@ -356,8 +371,10 @@ class ServedScorer(_ServedModel):
         self, endpoint: Endpoint, rows: Sequence[_Document], request: ScoreRequest
     ) -> list[float]:
         profile: RerankerProfile = endpoint.profile
+        private = [request.query, *(row.text for row in rows)]
         if not profile.renders:
-            return await classify(endpoint, profile.model, [row.ids for row in rows], profile.raw)
+            prompts = [row.ids for row in rows]
+            return await classify(endpoint, profile.model, prompts, profile.raw, private)
         documents = [self._cut_document(row) for row in rows]
         body = reranking(
             profile.model,
@@ -366,7 +383,7 @@ class ServedScorer(_ServedModel):
             self._plain_text(request.instruction, len(request.instruction), strips=False),
             profile.raw,
         )
-        scores = read_reranking(await endpoint.post(profile.path, body), len(rows))
+        scores = read_reranking(await endpoint.post(profile.path, body, private), len(rows))
         return scores if profile.raw else [log_odds(score) for score in scores]
 
     def _cut_document(self, row: _Document) -> str:
