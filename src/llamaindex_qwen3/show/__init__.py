@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.markup import escape
 
+from .checks import check, check_summary
 from .collection import collection
 from .quality import quality
 from .ranking import passages, rankings
@@ -13,6 +14,8 @@ from .text import clean, title
 __all__ = [
     "DEMO_NOTICE",
     "NO_KEY",
+    "check",
+    "check_summary",
     "clean",
     "collection",
     "escape",

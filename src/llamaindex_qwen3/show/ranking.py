@@ -75,7 +75,7 @@ def passages(nodes: Sequence[NodeWithScore]) -> Group:
             (f"[{number}] ", "bold cyan"), (title(node).plain, "bold"),
             (f"  {clean(str(node.metadata.get('file', '')))}", "dim"),
         )  # fmt: skip
-        blocks += [source, Padding(Text(text), (0, 0, 1, 4))]
+        blocks += [source, Padding(Text(text), (0, 0, 1, 4), expand=False)]
     return Group(*blocks)
 
 

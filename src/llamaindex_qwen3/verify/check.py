@@ -1,0 +1,64 @@
+"""One check, its outcome, and how far two computations of the same may differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal["pass", "fail", "not checked"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one check.
+
+    `difference` and `tolerance` are in the unit that `name` gives; `note` says where an expected
+    value comes from, why something was not checked, or what a failure means.
+    """
+
+    name: str
+    status: Status
+    difference: float | None = None
+    tolerance: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a model's results may differ from what is right, by their precision.
+
+    In float32 the order of sums is all that differs. bfloat16 keeps eight bits of each number, and
+    each of some thirty layers rounds again: what is right to three digits is all that can be asked.
+    """
+
+    published_cosine: float
+    published_log_odds: float
+    cosine_distance: float
+    probability: float
+
+
+FLOAT32 = Tolerance(1e-3, 1e-3, 1e-6, 1e-5)
+BFLOAT16 = Tolerance(1e-2, 0.3, 5e-3, 2e-2)
+
+
+def tolerance_of(dtype: str) -> Tolerance:
+    """Return the tolerance of a precision; of one that is not known the wider."""
+    return FLOAT32 if dtype == "float32" else BFLOAT16
+
+
+def within(name: str, difference: float, tolerance: float, note: str = "") -> Check:
+    """Return a check that passes when a difference is small enough; NaN is not."""
+    return Check(name, "pass" if difference <= tolerance else "fail", difference, tolerance, note)
+
+
+def same(name: str, found: object, expected: object, note: str = "") -> Check:
+    """Return a check that passes when two values are equal, and shows both when not."""
+    if found == expected:
+        return Check(name, "pass", note=note)
+    return Check(name, "fail", note=f"found {found}, and {expected} is right. {note}".strip())
+
+
+def largest(left: Sequence[float], right: Sequence[float]) -> float:
+    """Return the largest difference of two rows of numbers."""
+    return max(abs(a - b) for a, b in zip(left, right, strict=True))
