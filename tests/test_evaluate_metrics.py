@@ -127,7 +127,7 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str) -> None:
     """Say which line is wrong and how one should look."""
     path = tmp_path / "q.jsonl"
     path.write_text(f'{{"question": "a", "section": "s"}}\n{line}\n')
-    with pytest.raises(InvalidArgumentError, match="line 2.*JSON object with 'question'"):
+    with pytest.raises(InvalidArgumentError, match=r"line 2.*JSON object with 'question'"):
         read_questions(path)
 
 

@@ -20,7 +20,7 @@ def rank_plot(figure: Figure, result: Result) -> None:
     figure.set_size_inches(7, 6.6)
     axes = figure.subplots()
     found = [(old, new) for old, new in result.ranks if old is not None and new is not None]
-    cells = Counter((_cell(old), _cell(new)) for old, new in found)
+    cells = Counter((cell_of(old), cell_of(new)) for old, new in found)
     moved = {
         "moved up": (GREEN, [c for c in cells if c[1] < c[0]]),
         "stayed": (GREY, [c for c in cells if c[1] == c[0]]),
@@ -47,7 +47,7 @@ def rank_plot(figure: Figure, result: Result) -> None:
                 str(cells[cell]), cell, ha="center", va="center", color="white", fontsize=9,
                 fontweight="bold", zorder=3,
             )  # fmt: skip
-    names = [_cell_name(place) for place in range(1, last + 1)]
+    names = [cell_name(place) for place in range(1, last + 1)]
     axes.set(xlim=(0.5, last + 0.5), ylim=(last + 0.5, 0.5), aspect="equal")
     axes.set_xticks(range(1, last + 1), names)
     axes.set_yticks(range(1, last + 1), names)
@@ -67,14 +67,15 @@ def rank_plot(figure: Figure, result: Result) -> None:
     )
 
 
-def _cell(place: int) -> int:
+def cell_of(place: int) -> int:
     """Return the cell of a place: 1 to 10, then one for each bin."""
     if place <= 10:
         return place
     return next(11 + i for i, (_, high) in enumerate(_BINS) if high is None or place <= high)
 
 
-def _cell_name(cell: int) -> str:
+def cell_name(cell: int) -> str:
+    """Return the places that a cell stands for."""
     if cell <= 10:
         return str(cell)
     low, high = _BINS[cell - 11]

@@ -147,10 +147,10 @@ def _distinct_tasks(results: Sequence[Result]) -> list[str]:
 def _notes(report: Report, wide: bool) -> Iterator[str]:
     results = report.results
     many = len(results) > 1
-    if not wide and (many or results[0].by):
-        yield f"For the uncertainty of these figures, use a terminal of {_WIDE} columns or --json."
-    elif any(group.interval for group in results[0].after.values()):
+    if (wide or not many) and results[0].after["recall@1"].interval:
         yield f"In brackets: {CONFIDENCE:.0%} bootstrap intervals over questions."
+    if not wide and (many or results[0].by):
+        yield f"For the intervals of all figures, use a terminal of {_WIDE} columns or --json."
     if many or results[0].by:
         yield "found: share of what is relevant that is among the candidates."
     if many:
