@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,8 @@ _CONNECT_TIMEOUT_S = 10.0
 _LONGEST_RETRY_AFTER_S = 60.0
 # Characters in a row that a message and a text share only if one repeats the other.
 _STRETCH = 16
-_AGAIN = {408, 425, 429, 500, 502, 503, 504}
+_AGAIN = {408, 425, 429}
+_NEVER = {501, 505}
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Endpoint:
 
     def __init__(self, url: str, model: ServedModel) -> None:
         self.url = url
-        self.load = 0  # requests on the wire or waiting for a place
+        self.in_flight = {True: 0, False: 0}  # requests, by whether they are bulk
         self.answered = False
         self.down_until = 0.0
         # What the first contact shows; set by those who make it.
@@ -181,7 +183,7 @@ class Endpoint:
         if (self._key and self._key in told) or _repeats(told, private):
             told = ""
         place = f"{self.url}{path}"
-        if status in _AGAIN:
+        if status in _AGAIN or (status >= 500 and status not in _NEVER):
             # Not able to work now; 500 is more likely to be about this one request.
             return TransientError(
                 f"HTTP {status}{told}", status, _retry_after(answer), is_outage=status != 500
@@ -195,7 +197,8 @@ class Endpoint:
         if 300 <= status < 400:
             try:
                 # Not all of it: what follows the host may hold secrets.
-                target = urlsplit(answer.headers.get("location", "")).hostname or "another path"
+                to = urlsplit(answer.headers.get("location", ""))
+                target = f"{to.scheme}://{to.netloc.rpartition('@')[2]}" if to.netloc else "a path"
             except ValueError:
                 target = "an address that is none"
             return ServerError(
@@ -237,4 +240,4 @@ def _retry_after(answer: httpx.Response) -> float:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
         except (TypeError, ValueError):
             return 0.0
-    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S)
+    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S) if math.isfinite(seconds) else 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -60,12 +61,8 @@ class Pool:
         self._model = model
         self._contact = contact
         self._endpoints = [Endpoint(url, model) for url in model.urls]
-        most = {True: model.max_in_flight, False: max(_QUERIES_AT_ONCE, model.max_in_flight)}
-        self._places = {
-            (endpoint, bulk): asyncio.Semaphore(most[bulk])
-            for endpoint in self._endpoints
-            for bulk in (True, False)
-        }
+        self._most = {True: model.max_in_flight, False: max(_QUERIES_AT_ONCE, model.max_in_flight)}
+        self._waiting: dict[bool, deque[asyncio.Future[None]]] = {True: deque(), False: deque()}
         self._contacting = {endpoint: asyncio.Lock() for endpoint in self._endpoints}
 
     @property
@@ -119,7 +116,7 @@ class Pool:
         attempts = AsyncRetrying(
             retry=retry_if_exception_type(TransientError),
             wait=lambda state: self._pause(tried, state),
-            stop=lambda state: self._is_hopeless(tried, state),
+            stop=lambda state: self._is_hopeless(tried),
             retry_error_callback=lambda state: self._give_up(tried, state),
         )
         result: T = await attempts(self._attempt, send, bulk, tried)
@@ -146,19 +143,38 @@ class Pool:
 
     @asynccontextmanager
     async def _place(self, bulk: bool) -> AsyncIterator[Endpoint]:
-        """Take a place at the least loaded server that is up."""
-        while True:
-            endpoint = min(self._up() or self._endpoints, key=lambda e: e.load)
-            endpoint.load += 1
+        """Take a place at the least loaded server that is up, waiting for one if need be."""
+        while (endpoint := self._free(bulk)) is None:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting[bulk].append(turn)
             try:
-                async with self._places[endpoint, bulk]:
-                    up = self._up()
-                    # It may have gone down while this request was waiting.
-                    if endpoint in up or not up:
-                        yield endpoint
-                        return
-            finally:
-                endpoint.load -= 1
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._call_next(bulk)
+                raise
+        endpoint.in_flight[bulk] += 1
+        try:
+            yield endpoint
+        finally:
+            endpoint.in_flight[bulk] -= 1
+            self._call_next(bulk)
+
+    def _call_next(self, bulk: bool) -> None:
+        waiting = self._waiting[bulk]
+        while waiting:
+            turn = waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    def _free(self, bulk: bool) -> Endpoint | None:
+        free = [
+            endpoint
+            for endpoint in self._up() or self._endpoints
+            if endpoint.in_flight[bulk] < self._most[bulk]
+        ]
+        return min(free, key=lambda endpoint: sum(endpoint.in_flight.values()), default=None)
 
     def _up(self) -> list[Endpoint]:
         now = time.monotonic()
@@ -168,17 +184,21 @@ class Pool:
         """Return the seconds before the next attempt: none where another server is up."""
         assert tried.fault is not None
         assert tried.endpoint is not None
-        pause = max(tried.fault.retry_after_s, _back_off(state))
+        left = max(self._limit_s() - tried.elapsed_s, 0.0)
+        # At the end of its time, once more.
+        pause = min(max(tried.fault.retry_after_s, _back_off(state)), left)
         if not tried.fault.is_outage:
             tried.wrong += 1
             return pause
         tried.endpoint.down_until = time.monotonic() + pause
         return 0.0 if self._up() else pause
 
-    def _is_hopeless(self, tried: _Tried, state: RetryCallState) -> bool:
+    def _limit_s(self) -> float:
         seen = any(endpoint.answered for endpoint in self._endpoints)
-        limit = self._model.retry_s if seen else min(_FIRST_CONTACT_S, self._model.retry_s)
-        return tried.wrong >= _WRONG_ANSWERS or tried.elapsed_s + state.upcoming_sleep > limit
+        return self._model.retry_s if seen else min(_FIRST_CONTACT_S, self._model.retry_s)
+
+    def _is_hopeless(self, tried: _Tried) -> bool:
+        return tried.wrong >= _WRONG_ANSWERS or tried.elapsed_s >= self._limit_s()
 
     def _give_up(self, tried: _Tried, state: RetryCallState) -> NoReturn:
         assert tried.fault is not None
@@ -192,8 +212,11 @@ class Pool:
             advice = "Raise timeout_s if it is only slow."
         else:
             advice = "Check that it is running and that base_url is its address."
+        attempts = (
+            "one attempt" if state.attempt_number == 1 else f"{state.attempt_number} attempts"
+        )
         raise ServerError(
-            f"{url} has not answered {tried.size} in {state.attempt_number} attempts over "
+            f"{url} has not answered {tried.size} in {attempts} over "
             f"{tried.elapsed_s:.1f} s; the last gave {fault}. {advice}",
             url,
             fault.status,

@@ -14,7 +14,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..errors import AlteredTextWarning, InvalidArgumentError, ServerMismatchError
+from ..errors import (
+    AlteredTextWarning,
+    InvalidArgumentError,
+    ModelNotServedError,
+    ServerError,
+    ServerMismatchError,
+)
 from ..prompts import (
     RERANKER_PREFIX,
     RERANKER_SUFFIX,
@@ -27,7 +33,7 @@ from .background import Crew
 from .batching import pack
 from .checkpoint import read_geometry
 from .contact import identify
-from .endpoint import Endpoint, ServedModel, TooLargeError
+from .endpoint import Endpoint, NotFoundError, ServedModel, TooLargeError
 from .pool import Pool
 from .probe_embedding import EmbeddingProfile, vectors
 from .probe_reranker import RerankerProfile, classify, log_odds
@@ -167,12 +173,22 @@ class _ServedModel:
         bulk: bool,
     ) -> list[Any]:
         """Send rows in one request, or in several if they are too large for one."""
-        size = f"{len(rows)} texts of {sum(len(row.ids) for row in rows)} tokens"
+        count = "one text" if len(rows) == 1 else f"{len(rows)} texts"
+        size = f"{count} of {sum(len(row.ids) for row in rows)} tokens"
         try:
             answer = await self._servers().call(lambda e: send(e, rows), bulk=bulk, size=size)
-        except TooLargeError:
+        except NotFoundError as error:
+            # It was there at the first contact.
+            raise ModelNotServedError(
+                f"{error} Check which model {error.url} serves now.", error.url, error.status
+            ) from None
+        except TooLargeError as error:
             if len(rows) == 1:
-                raise
+                raise ServerError(
+                    f"{error} Lower max_length, or raise the server's limit.",
+                    error.url,
+                    error.status,
+                ) from None
             half: int = len(rows) // 2
             return [
                 *await self._deliver(send, rows[:half], bulk),
