@@ -217,5 +217,5 @@ def test_the_app_refuses_an_unknown_command(
 ) -> None:
     """Say how to call it."""
     monkeypatch.setattr(sys, "argv", ["app.py", "ingst", "docs"])
-    with pytest.raises(SystemExit, match="^usage: python app"):
+    with pytest.raises(SystemExit, match=r"^usage: python app\.py"):
         app_module.main()

@@ -207,6 +207,10 @@ def test_no_key_is_written_down() -> None:
     for name in ("QWEN3_API_KEY", "MILVUS_ROOT_PASSWORD", "MINIO_ROOT_PASSWORD"):
         given = set(re.findall(rf"\$\{{{name}[^}}]*\}}", COMPOSE_TEXT))
         assert given == {f"${{{name}:?set {name} in .env}}"}
+    for service in COMPOSE["services"].values():
+        for name, value in service.get("environment", {}).items():
+            if re.search("KEY$|PASSWORD$|TOKEN$", name):
+                assert value.removeprefix("root:").startswith("${"), name
     assert "Secret" not in {manifest["kind"] for manifest in MANIFESTS}
     wanted = set()
     for name in WORKLOADS:

@@ -74,9 +74,9 @@ def open_engine() -> RetrieverQueryEngine:
     # A person waits for the answer: a server that is gone is given up sooner than in an ingest.
     retry_s = float(setting("RETRY_S", "10"))
     embed_model, reranker = open_embedding(retry_s), open_reranker(retry_s)
-    # One real request each: a server can be healthy and still not serve this model.
-    embed_model.get_query_embedding("Is the server ready?")
-    reranker.score("Is the server ready?", ["It is."])
+    # Real requests to each: a server can be healthy and still not serve this model.
+    embed_model.load()
+    reranker.load()
     return query_engine(
         embed_model,
         reranker,
