@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidArgumentError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_TASK_CHARACTERS = 40
 _Series = tuple[str, list[Result]]
 
 
@@ -94,9 +96,11 @@ def _held(report: Report, held: str) -> list[_Series]:
 
 def _names(keys: Sequence[tuple[str, ...]]) -> list[str]:
     """Name series by what differs between them."""
-    tasks = list(dict.fromkeys(key[2] for key in keys))
-    shown = [(models, search, f"task {tasks.index(task) + 1}") for models, search, task in keys]
-    differs = [i for i in range(3) if len({each[i] for each in shown}) > 1]
+    shown = [
+        (Path(models).name, search, shorten(task, _TASK_CHARACTERS, placeholder=" …"))
+        for models, search, task in keys
+    ]
+    differs = [i for i in range(3) if len({each[i] for each in keys}) > 1]
     return [", ".join(each[i] for i in differs) for each in shown]
 
 
@@ -108,27 +112,19 @@ def _dimensions(figure: Figure, series: Sequence[_Series], metric: str) -> None:
     axes.set_xlabel("values kept of each vector (dimensions)")
     first = series[0][1][0]
     axes.set_ylabel(f"{LABELS[metric]}, mean of {first.questions} questions")
-    figure.legend(loc="outside lower center", ncols=2)
+    _legend(figure, series)
     _title(figure, f"{LABELS[metric]} by vector dimension", series, varies="dimensions")
 
 
 def _candidates(figure: Figure, series: Sequence[_Series], metric: str) -> None:
     figure.set_size_inches(10, 5)
     left, right = figure.subplots(1, 2, sharey=True)
-    _curves(left, series, metric, lambda each: each.setting.candidates)
-    for i, (name, results) in enumerate(series):
-        left.plot(
-            [each.setting.candidates for each in results],
-            [each.before[FOUND].mean for each in results],
-            color=GREY if len(series) == 1 else PALETTE[i % len(PALETTE)],
-            linestyle=":",
-            label=_label(name, "share found among the candidates, the most that reranking can use"),
-        )
+    _curves(left, series, metric, lambda each: each.setting.candidates, with_found=True)
     _ticks(left, [each.setting.candidates for _, results in series for each in results])
     left.set_xlabel("candidates retrieved and reranked")
     left.set_ylabel(f"mean of {series[0][1][0].questions} questions")
     _against_time(right, series, metric)
-    figure.legend(loc="outside lower center", ncols=2)
+    _legend(figure, series)
     title = f"{LABELS[metric]} by number of candidates, and what it costs in time"
     _title(figure, title, series, varies="candidates")
 
@@ -137,8 +133,11 @@ def _against_time(axes: Axes, series: Sequence[_Series], metric: str) -> None:
     """Plot quality against time, a point for each number of candidates."""
     from matplotlib.ticker import LogLocator, NullLocator
 
-    for i, (_, results) in enumerate(series):
+    order = sorted(series, key=lambda each: -each[1][-1].after[metric].mean)
+    for i, (name, results) in enumerate(series):
         before, after = _colours(i, len(series))
+        # The best has its numbers above, the others below.
+        offset = 7 if name == order[0][0] else -15
         without = [
             each.latency_ms["embed"]["p50"] + each.latency_ms["search"]["p50"] for each in results
         ]
@@ -155,7 +154,7 @@ def _against_time(axes: Axes, series: Sequence[_Series], metric: str) -> None:
         )  # fmt: skip
         for each, time, height in zip(results, times, quality, strict=True):
             axes.annotate(
-                str(each.setting.candidates), (time["p50"], height), (0, 7),
+                str(each.setting.candidates), (time["p50"], height), (0, offset),
                 textcoords="offset points", ha="center", fontsize=9, color=after,
             )  # fmt: skip
     axes.set_xscale("log")
@@ -168,37 +167,62 @@ def _against_time(axes: Axes, series: Sequence[_Series], metric: str) -> None:
     )
 
 
-def _curves(axes: Axes, series: Sequence[_Series], metric: str, x: Callable[[Result], int]) -> None:
-    """Plot a figure before and after reranking, with the bands of their intervals."""
+def _curves(
+    axes: Axes,
+    series: Sequence[_Series],
+    metric: str,
+    x: Callable[[Result], int],
+    with_found: bool = False,
+) -> None:
+    """Plot a figure before and after reranking, with the bands of their intervals.
+
+    Several series have bands after reranking only, since more would cover each other.
+    """
+    one = len(series) == 1
     for i, (name, results) in enumerate(series):
         before, after = _colours(i, len(series))
         places = [x(each) for each in results]
         first = "fusion" if results[0].setting.search == "hybrid" else "embedding"
-        for label, colour, style, face, figures in (
-            (f"by {first}", before, "--", "white", [each.before[metric] for each in results]),
-            ("after reranking", after, "-", after, [each.after[metric] for each in results]),
+        for label, colour, style, face, figures, band in (
+            (f"by {first}", before, "--", "white", [each.before[metric] for each in results], one),
+            ("after reranking", after, "-", after, [each.after[metric] for each in results], True),
         ):
             axes.plot(
                 places, [each.mean for each in figures], style, color=colour, marker="o",
                 markerfacecolor=face, label=_label(name, f"{LABELS[metric]} {label}"),
             )  # fmt: skip
-            bands = [each.interval or (each.mean, each.mean) for each in figures]
-            axes.fill_between(
-                places, [low for low, _ in bands], [high for _, high in bands],
-                color=colour, alpha=0.14 if len(series) == 1 else 0.07, linewidth=0,
+            bounds = [each.interval or (each.mean, each.mean) for each in figures]
+            if band:
+                axes.fill_between(
+                    places, [low for low, _ in bounds], [high for _, high in bounds],
+                    color=colour, alpha=0.14, linewidth=0,
+                )  # fmt: skip
+        if with_found:
+            axes.plot(
+                places, [each.before[FOUND].mean for each in results], ":",
+                color=GREY if one else after, label=_label(name, "found among the candidates"),
             )  # fmt: skip
     # Room for markers at the top.
     axes.set_ylim(0, 1.03)
     axes.margins(x=0.06)
 
 
+def _legend(figure: Figure, series: Sequence[_Series]) -> None:
+    """Put the legend below the figure, a column for each series where there is room."""
+    figure.legend(loc="outside lower center", ncols=3 if len(series) == 1 else min(len(series), 2))
+
+
 def _title(figure: Figure, title: str, series: Sequence[_Series], varies: str) -> None:
-    result = series[0][1][0]
-    names = [name for name in ("models", "dimensions", "candidates") if name != varies]
-    if len({results[0].setting.models for _, results in series}) > 1:
-        names.remove("models")
-    conditions = f"Bands: {CONFIDENCE:.0%} bootstrap intervals over questions"
-    heading(figure, title, f"{held_text(result, names)}. {conditions}")
+    firsts = [results[0] for _, results in series]
+    names = [
+        name
+        for name in ("models", "dimensions", "candidates")
+        if name != varies and len({getattr(each.setting, name) for each in firsts}) == 1
+    ]
+    held = held_text(firsts[0], names) or "whole vectors"
+    bands = "Bands" if len(series) == 1 else "Bands, after reranking"
+    conditions = f"{held}. {bands}: {CONFIDENCE:.0%} bootstrap intervals over questions"
+    heading(figure, title, conditions)
 
 
 def _ticks(axes: Axes, places: Sequence[int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -21,8 +21,7 @@ _COLUMNS = {
 }  # fmt: skip
 # Keeps an interval on one line.
 _SPACE = "\N{NO-BREAK SPACE}"
-# Columns that a comparison with intervals needs.
-_WIDE = 110
+_UNLIMITED = 10_000
 
 
 def tables(report: Report, metric: str, width: int) -> Group:
@@ -34,16 +33,23 @@ def tables(report: Report, metric: str, width: int) -> Group:
         width: Columns of the terminal. Where they are few, comparisons leave intervals out.
     """
     results = report.results
-    wide = width >= _WIDE
+    compared = _compared(report, metric, wide=True)
+    wide = all(Console(width=_UNLIMITED).measure(table).maximum <= width for table in compared)
+    if not wide:
+        compared = _compared(report, metric, wide=False)
     parts: list[RenderableType] = []
     if len(results) == 1:
         parts += [_quality(results[0]), _latency(results[0])]
-    else:
-        parts += [_comparison(report, metric, wide), *_tasks(results)]
-    for key in results[0].by:
-        parts.append(_groups(results[report.reference], key, metric, wide))
-    parts.append(Text("\n".join(_notes(report, wide)), style="dim"))
+    parts += [*compared, *_tasks(results), Text("\n".join(_notes(report, wide)), style="dim")]
     return Group(*parts)
+
+
+def _compared(report: Report, metric: str, wide: bool) -> list[Table]:
+    """Return the tables that hold settings or groups against each other."""
+    results = report.results
+    settings = [_comparison(report, metric, wide)] if len(results) > 1 else []
+    reference = results[report.reference]
+    return settings + [_groups(reference, key, metric, wide) for key in reference.by]
 
 
 def describe(setting: Setting, task: bool = False) -> str:
@@ -150,7 +156,7 @@ def _notes(report: Report, wide: bool) -> Iterator[str]:
     if (wide or not many) and results[0].after["recall@1"].interval:
         yield f"In brackets: {CONFIDENCE:.0%} bootstrap intervals over questions."
     if not wide and (many or results[0].by):
-        yield f"For the intervals of all figures, use a terminal of {_WIDE} columns or --json."
+        yield "For the intervals of all figures, use a wider terminal or --json."
     if many or results[0].by:
         yield "found: share of what is relevant that is among the candidates."
     if many:
