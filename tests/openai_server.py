@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -14,6 +14,8 @@ ANSWER = ["Milvus keeps ", "[segments] in ", "object storage."]
 
 class _Handler(BaseHTTPRequestHandler):
     requests: list[dict[str, Any]]
+    answer: Sequence[str]
+    hold: threading.Event | None
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -23,7 +25,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif body["model"] == "no-such-model":
             self._error(404, "The model `no-such-model` does not exist", "model_not_found")
         elif body.get("stream"):
-            self._stream(body["model"], _deltas(body))
+            self._stream(body["model"], _deltas(body, self.answer))
         else:
             self._whole(body["model"])
 
@@ -31,7 +33,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(status, {"error": {"message": message, "type": "x", "code": code}})
 
     def _whole(self, model: str) -> None:
-        message = {"role": "assistant", "content": "".join(ANSWER)}
+        message = {"role": "assistant", "content": "".join(self.answer)}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         completion = {
             "id": "c", "object": "chat.completion", "created": 0, "model": model,
@@ -59,13 +61,15 @@ class _Handler(BaseHTTPRequestHandler):
                 "choices": [choice],
             }  # fmt: skip
             self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+            if self.hold and i == 1:  # the first piece is on its way
+                self.hold.wait(30)
         self.wfile.write(b"data: [DONE]\n\n")
 
     def log_message(self, *args: object) -> None:
         pass
 
 
-def _deltas(body: dict[str, Any]) -> list[dict[str, Any]]:
+def _deltas(body: dict[str, Any], answer: Sequence[str]) -> list[dict[str, Any]]:
     """Call the first tool there is with the question, and answer once a tool has been called."""
     messages = body["messages"]
     if body.get("tools") and messages[-1]["role"] == "user":
@@ -75,14 +79,22 @@ def _deltas(body: dict[str, Any]) -> list[dict[str, Any]]:
         }
         call = {"index": 0, "id": "call_1", "type": "function", "function": function}
         return [{"role": "assistant", "content": None, "tool_calls": [call]}]
-    return [{"role": "assistant", "content": ""}, *({"content": piece} for piece in ANSWER)]
+    return [{"role": "assistant", "content": ""}, *({"content": piece} for piece in answer)]
 
 
 @contextmanager
-def serve() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Yield the base URL of a running server and the requests it gets."""
+def serve(
+    answer: Sequence[str] = ANSWER, hold: threading.Event | None = None
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yield the base URL of a running server and the requests it gets.
+
+    Args:
+        answer: The pieces it answers with.
+        hold: Waited for after the first piece.
+    """
     requests: list[dict[str, Any]] = []
-    handler = type("Handler", (_Handler,), {"requests": requests})
+    settings = {"requests": requests, "answer": answer, "hold": hold}
+    handler = type("Handler", (_Handler,), settings)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

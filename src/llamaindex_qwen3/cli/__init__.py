@@ -6,6 +6,7 @@ Each command is registered by the module that holds it, when it is imported here
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 import warnings
@@ -29,6 +30,8 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Retries of a hub that cannot be reached end in one error of our own.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    # It logs the traceback of what is raised and told here.
+    logging.getLogger("milvus_lite").addHandler(logging.NullHandler())
     for stream in (sys.stdout, sys.stderr):
         # A terminal that lacks a character gets a question mark, not an error.
         if isinstance(stream, io.TextIOWrapper):
