@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from checkpoints import Shape
@@ -51,3 +54,46 @@ def check_vectors(given: Sequence[Sequence[float]], expected: Sequence[Sequence[
         for one, other in zip(given, expected, strict=True)
     ]
     assert max(distances) < COSINE_TOLERANCE, distances
+
+
+@contextmanager
+def without_whole_prompts(server: model_servers.Server) -> Iterator[str]:
+    """Yield the address of a proxy that passes on what is below /v1 only, as gateways do."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            status, answer = 404, b'{"detail": "Not Found"}'
+            if self.path.startswith("/v1/"):
+                headers = {
+                    name: value
+                    for name, value in self.headers.items()
+                    if name.lower() in ("authorization", "content-type")
+                }
+                passed = client.request(self.command, self.path, content=body, headers=headers)
+                status, answer = passed.status_code, passed.content
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        do_POST = do_GET
+
+        def log_message(self, *args: object) -> None:
+            """Be quiet."""
+
+    with (
+        httpx.Client(base_url=server.base_url, timeout=60) as client,
+        ThreadingHTTPServer(("127.0.0.1", 0), Handler) as proxy,
+    ):
+        proxy.daemon_threads = True
+        thread = threading.Thread(target=proxy.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{proxy.server_port}"
+        finally:
+            proxy.shutdown()
+            thread.join()
