@@ -15,7 +15,7 @@ from servers.fake_servers import FakeServer, hashed_vector
 from llamaindex_qwen3 import Qwen3Embedding, Qwen3Reranker
 
 # Ends a test that would otherwise hang; no test measures time by it.
-WAIT_S = 60.0
+WAIT_S = 45.0
 T = TypeVar("T")
 
 
@@ -75,7 +75,7 @@ def close(vector: Sequence[float], expected: Sequence[float]) -> bool:
 
 
 def in_time(work: Awaitable[T]) -> T:
-    """Run a coroutine in a loop of its own, for a minute at most."""
+    """Run a coroutine in a loop of its own, for a while at most."""
 
     async def limited() -> T:
         return await asyncio.wait_for(work, WAIT_S)

@@ -64,8 +64,11 @@ STATUS_FAULTS: dict[str, tuple[int, Callable[[], dict[str, str]]]] = {
     "429 by date": (429, lambda: {"Retry-After": formatdate(time.time() + 1, usegmt=True)}),
     "500": (500, dict),
     "502": (502, dict),
-    "503": (503, lambda: {"Retry-After": "1"}),
+    "503": (503, dict),
+    "503 in seconds": (503, lambda: {"Retry-After": "1"}),
     "504": (504, dict),
+    "524": (524, dict),  # a proxy's own time-out
+    "529": (529, dict),  # overloaded
 }
 # What happens to the connection.
 WIRE_FAULTS = (
@@ -77,6 +80,7 @@ WIRE_FAULTS = (
     "reset in the body",
     "closed in the body",
 )
+DRIBBLE = "dribble"  # an answer that never ends, a byte at a time
 # TEI's vectors have no indices and no base64; a score is one number.
 EMBEDDING_FAULTS = (*ROWS, *BODY_FAULTS, *STATUS_FAULTS, *WIRE_FAULTS)
 LIST_FAULTS = tuple(name for name in EMBEDDING_FAULTS if name not in INDEX_FAULTS)
@@ -99,6 +103,11 @@ async def fail_on_wire(name: str, request: web.BaseRequest, body: bytes) -> None
         transport.write(head.encode() + b"\r\n\r\n" + body[: len(body) // 2])  # type: ignore[attr-defined]
         # What is written has to be on its way before the connection goes.
         await asyncio.sleep(0.02)
+    if name == DRIBBLE:
+        transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n[")  # type: ignore[attr-defined]
+        while not transport.is_closing():
+            await asyncio.sleep(0.1)
+            transport.write(b" ")  # type: ignore[attr-defined]
     if name.startswith("hang"):
         await asyncio.sleep(HANG_S)
     if name == "reset in the body":

@@ -164,7 +164,7 @@ class Fake:
         data = json.dumps(answered.document(rows)).encode()
         if name in fake_faults.BODY_FAULTS:
             data = fake_faults.BODY_FAULTS[name](data)
-        elif name in fake_faults.WIRE_FAULTS:
+        elif name in (*fake_faults.WIRE_FAULTS, fake_faults.DRIBBLE):
             if name == "closed at accept":
                 self.closing = 2
             elif name == "refused":

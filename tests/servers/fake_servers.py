@@ -28,7 +28,9 @@ __all__ = [
     "running",
 ]
 
+# A model has to be loaded in it.
 TIMEOUT_S = 120.0
+UNTIL_S = 15.0
 
 
 class FakeServers:
@@ -37,9 +39,9 @@ class FakeServers:
     def __init__(self, port: int) -> None:
         self._port = port
 
-    def order(self, **order: Any) -> Any:
+    def order(self, timeout_s: float = TIMEOUT_S, **order: Any) -> Any:
         """Have the process do something, and return what it says."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_S)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=timeout_s)
         try:
             connection.request("POST", "/", json.dumps(order))
             response = connection.getresponse()
@@ -67,8 +69,8 @@ class FakeServer:
         self.port, self.url = port, f"http://127.0.0.1:{port}{prefix}"
         self._servers, self._number = servers, number
 
-    def _order(self, action: str, **order: Any) -> Any:
-        return self._servers.order(do=action, fake=self._number, **order)
+    def _order(self, action: str, timeout_s: float = TIMEOUT_S, **order: Any) -> Any:
+        return self._servers.order(timeout_s, do=action, fake=self._number, **order)
 
     def change(self, **settings: Any) -> None:
         """Change its settings."""
@@ -92,7 +94,7 @@ class FakeServer:
 
     def until(self, count: int, key: str = "posts") -> dict[str, int]:
         """Wait until it has had so many POSTs, or so many are "held"; return all counts."""
-        counts: dict[str, int] = self._order("until", key=key, count=count)
+        counts: dict[str, int] = self._order("until", UNTIL_S, key=key, count=count)
         return counts
 
     def counts(self) -> dict[str, int]:
