@@ -14,11 +14,13 @@ from checkpoints import Shape
 from components import COSINE_TOLERANCE, embedder, reranker
 from conftest import Factory
 from milvus_lite.server_manager import server_manager_instance
+from servers import milvus_servers
 from texts import SENTENCES
 
-from llamaindex_qwen3 import Qwen3Embedding, Qwen3Reranker, milvus_vector_store
+from llamaindex_qwen3 import Qwen3Embedding, Qwen3Reranker, evaluate, milvus_vector_store
 from llamaindex_qwen3.errors import InvalidArgumentError, StoreError
 from llamaindex_qwen3.evaluation.corpus import Collection, shorten
+from llamaindex_qwen3.evaluation.generate import read_passages
 from llamaindex_qwen3.evaluation.questions import Question
 from llamaindex_qwen3.evaluation.run import measure
 from llamaindex_qwen3.evaluation.settings import Grid, Outcome
@@ -251,7 +253,9 @@ def test_words_of_the_collection_are_used(
 def test_what_is_not_stored_is_named(whole: Collection) -> None:
     """Return the sections that no passage has; ids of nodes count as well."""
     [row] = whole.open().select('section_id == "asia.md#section-3"', ["id"])
-    assert whole.missing(["asia.md#section-0", "gone.md#x", row["id"], "gone.md#x"]) == ["gone.md#x"]
+    assert whole.missing(["asia.md#section-0", "gone.md#x", row["id"], "gone.md#x"]) == [
+        "gone.md#x"
+    ]
 
 
 def test_mistakes_are_told(
@@ -264,3 +268,40 @@ def test_mistakes_are_told(
         measure([], "tiny", model, judge, whole, Grid())
     with pytest.raises(InvalidArgumentError, match="does not exist or is empty"):
         Collection.find(uri, "nothing")
+
+
+@pytest.mark.milvus
+def test_a_server_gives_what_lite_gives(
+    whole: Collection,
+    docs: Path,
+    model: Qwen3Embedding,
+    judge: Qwen3Reranker,
+    tmp_path: Path,
+) -> None:
+    """Read, copy and search a collection on a Milvus server as one in a file."""
+    if reason := milvus_servers.unavailable():
+        pytest.skip(reason)
+    grid = Grid([32, model.dim], searches=["dense", "hybrid"])
+    expected = run(whole, model, judge, grid)
+    with milvus_servers.standalone(tmp_path / "data") as server:
+        store = milvus_vector_store(model, server.uri, "whole", token=server.token)
+        ingest([docs], model, store)
+        there = Collection.find(server.uri, "whole", server.token)
+        assert replace(there, uri=whole.uri, token="") == whole
+        assert there.missing(["asia.md#section-0", "gone.md#x"]) == ["gone.md#x"]
+        assert len(read_passages(there)) > 0
+        found = run(there, model, judge, grid)
+    assert [rankings(outcome) for outcome in found] == [rankings(each) for each in expected]
+
+
+def test_from_python_as_from_the_command_line(
+    whole: Collection, model: Qwen3Embedding, judge: Qwen3Reranker, tmp_path: Path
+) -> None:
+    """Compare, report and plot by the names of the public module alone."""
+    assert all(hasattr(evaluate, name) for name in evaluate.__all__)
+    outcomes = evaluate.compare(
+        QUESTIONS, "tiny", model, judge, whole, evaluate.Grid(dimensions=[32, 64])
+    )
+    made = evaluate.report(QUESTIONS, outcomes, by=["language"])
+    assert [result.setting.dimensions for result in made.results] == [32, 64]
+    assert len(evaluate.write_plots(made, "ndcg@10", tmp_path)) == 4

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from .evaluation.corpus import Collection, shorten
 from .evaluation.metrics import CUTOFFS, Quality, intervals, measure, quality
+from .evaluation.plots import write_plots
 from .evaluation.questions import Question, ranked, read_questions
 from .evaluation.report import Figure, Report, Result, report
 from .evaluation.run import measure as compare
@@ -31,6 +32,7 @@ __all__ = [
     "read_questions",
     "report",
     "shorten",
+    "write_plots",
 ]
 
 

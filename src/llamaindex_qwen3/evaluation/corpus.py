@@ -82,10 +82,12 @@ class Collection:
 
     def fits(self, embed_model: Qwen3Embedding) -> bool:
         """Say whether its vectors are those of a model, at any dimension."""
-        mine = embed_model.built_with()
-        same = all(self.built_with.get(key) == mine[key] for key in ("model", "document task"))
+        mine, noted = embed_model.built_with(), self.built_with
+        # Of models on servers, the name is all that is known.
+        key = "model" if "model" in mine and "model" in noted else "name"
+        same = all(noted.get(each) == mine[each] for each in (key, "document task"))
         # Vectors that were not scaled to unit length can be: what counts is their direction.
-        return bool(self.built_with) and same and self.dimensions <= width(embed_model)
+        return bool(noted) and same and self.dimensions <= width(embed_model)
 
     def open(self) -> CheckedMilvusVectorStore:
         """Open it as it is, whatever model it was built with."""

@@ -11,6 +11,7 @@ from llama_index.core.evaluation.retrieval.metrics import MRR, NDCG, Recall
 
 CUTOFFS = (1, 3, 10)
 NAMES = (*(f"recall@{k}" for k in CUTOFFS), "mrr@10", "ndcg@10")
+LABELS = {name: name.replace("mrr", "MRR").replace("ndcg", "nDCG") for name in NAMES}
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 INTERVAL = (

@@ -8,11 +8,10 @@ from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidArgumentError
-from .metrics import CONFIDENCE
+from .metrics import CONFIDENCE, LABELS
 from .plot_style import BLUE, DPI, GREY, ORANGE, PALETTE, STYLE, heading, held_text
 from .rank_plot import rank_plot
 from .report import FOUND, Report, Result
-from .tables import LABELS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,11 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from .metrics import CONFIDENCE, NAMES
+from .metrics import CONFIDENCE, LABELS, NAMES
 from .report import FOUND, STAGES, Figure, Report, Result
 from .settings import Setting
 
-LABELS = {name: name.replace("mrr", "MRR").replace("ndcg", "nDCG") for name in NAMES}
 _STAGE_NAMES = {"embed": "embed question", "search": "search", "rerank": "rerank", "total": "total"}
 _COLUMNS = {
     "models": "models", "task": "task", "search": "search", "dimensions": "dim.",
