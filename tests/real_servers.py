@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +18,8 @@ from checkpoints import Shape
 from components import cosine_distance
 from servers import model_servers
 from texts import random_text
+
+from llamaindex_qwen3.errors import TruncationWarning
 
 # vLLM cannot run narrower heads on a CPU.
 SHAPE = Shape(head_dim=32)
@@ -54,6 +57,14 @@ def check_vectors(given: Sequence[Sequence[float]], expected: Sequence[Sequence[
         for one, other in zip(given, expected, strict=True)
     ]
     assert max(distances) < COSINE_TOLERANCE, distances
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Let the local engine, which warns once per model, cut texts without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TruncationWarning)
+        yield
 
 
 @contextmanager
