@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import json
 import math
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -118,19 +120,17 @@ class Endpoint:
         # What the first contact shows; set by those who make it.
         self.profile: Any = None
         self._key = model.api_key
-        self._client = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {model.api_key}"} if model.api_key else {},
-            timeout=httpx.Timeout(
-                model.timeout_s, connect=min(_CONNECT_TIMEOUT_S, model.timeout_s), pool=None
-            ),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-            # A redirect may lead to another host, which must not get texts or the key.
-            follow_redirects=False,
-        )
+        self._timeout_s = model.timeout_s
+        self._connect_s = min(_CONNECT_TIMEOUT_S, model.timeout_s)
+        # One connection each: a shared pool looks at all of its connections for every request, which
+        # costs more than the request.
+        self._idle: list[httpx.AsyncClient] = []
+        self._tls: ssl.SSLContext | None = None
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        while self._idle:
+            await self._idle.pop().aclose()
 
     async def get(self, path: str) -> Any:
         """Return the JSON under a path; see `post`."""
@@ -158,16 +158,21 @@ class Endpoint:
     ) -> Any:
         content = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         headers = {"Content-Type": "application/json"} if content else {}
+        client = self._idle.pop() if self._idle else self._connection()
         try:
-            answer = await self._client.request(
-                method, self.url + path, content=content, headers=headers
+            # httpx's own time-out begins anew with each byte.
+            answer = await asyncio.wait_for(
+                client.request(method, self.url + path, content=content, headers=headers),
+                self._timeout_s,
             )
-        except httpx.TimeoutException as error:
+        except (httpx.TimeoutException, asyncio.TimeoutError) as error:
             kind = "connecting" if isinstance(error, httpx.ConnectTimeout) else "waiting for it"
             raise TransientError(f"a time-out while {kind}") from None
         except (httpx.TransportError, httpx.DecodingError, httpx.StreamError) as error:
             told = str(error) or type(error).__name__
             raise TransientError(f"a broken connection ({told})") from None
+        finally:
+            self._idle.append(client)
         if answer.status_code != httpx.codes.OK:
             raise self._refusal(answer, path, private)
         self.answered = True
@@ -175,6 +180,17 @@ class Endpoint:
             return json.loads(answer.content)
         except ValueError:
             raise TransientError("broken JSON", answer.status_code, is_outage=False) from None
+
+    def _connection(self) -> httpx.AsyncClient:
+        self._tls = self._tls or httpx.create_ssl_context()
+        return httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+            timeout=httpx.Timeout(self._timeout_s, connect=self._connect_s),
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
+            verify=self._tls,
+            # A redirect may lead to another host, which must not get texts or the key.
+            follow_redirects=False,
+        )
 
     def _refusal(self, answer: httpx.Response, path: str, private: Sequence[str]) -> Exception:
         self.answered = True

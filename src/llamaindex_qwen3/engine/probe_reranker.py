@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ServerError, ServerMismatchError
+from ..errors import ServerAccessError, ServerError, ServerMismatchError
 from ..prompts import DEFAULT_TASK, RERANKER_PREFIX, RERANKER_SUFFIX, format_pair
 from .contact import Identity, patiently
 from .endpoint import Endpoint, NotFoundError, TransientError
@@ -148,7 +148,10 @@ async def _whole_prompts(
     try:
         plain = await patiently(ask, prompts, False)
         reverse = list(reversed(await patiently(ask, prompts[::-1], True)))
-    except NotFoundError:
+    except ServerAccessError:
+        raise
+    except ServerError:
+        # There is no such path, or it takes something else.
         return None
     except WrongAnswerError as error:
         raise ServerMismatchError(
@@ -178,18 +181,18 @@ async def _whole_prompts(
 
 
 async def _refuse_embedding_server(endpoint: Endpoint, identity: Identity, ids: Ids) -> None:
-    try:
-        await patiently(
-            endpoint.post, "/v1/embeddings", {"model": identity.model, "input": [_ANSWER]}
+    body = {"model": identity.model, "input": [_ANSWER]}
+    for path in ("/v1/embeddings", "/embeddings"):
+        try:
+            await patiently(endpoint.post, path, body)
+        except (ServerError, TransientError):
+            continue
+        raise ServerMismatchError(
+            f"{endpoint.url} serves an embedding model: it has {path} and no /classify, and its "
+            "rerankings would be cosines. Its address belongs to Qwen3Embedding(base_url=...); start "
+            "the reranker on another.",
+            endpoint.url,
         )
-    except (ServerError, TransientError):
-        return
-    raise ServerMismatchError(
-        f"{endpoint.url} serves an embedding model: it has /v1/embeddings and no /classify, and its "
-        "rerankings would be cosines. Its address belongs to Qwen3Embedding(base_url=...); start the "
-        "reranker on another.",
-        endpoint.url,
-    )
 
 
 class _Template:
@@ -208,6 +211,14 @@ class _Template:
                 await self._ask(DEFAULT_TASK, _QUERY, [_ANSWER, _OTHER])
             except NotFoundError:
                 continue
+            except ServerAccessError:
+                raise
+            except ServerError as error:
+                raise ServerMismatchError(
+                    f"{error} It cannot rerank with Qwen3-Reranker. {_FIX}",
+                    error.url,
+                    error.status,
+                ) from None
             break
         else:
             raise ServerMismatchError(

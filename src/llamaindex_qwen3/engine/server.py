@@ -48,7 +48,6 @@ _TEXTS_AT_ONCE = 256
 _END = "<|endoftext|>"
 
 _M = TypeVar("_M", bound="_ServedModel")
-_R = TypeVar("_R", "_Text", "_Document")
 _shared: weakref.WeakValueDictionary[ServedModel, Any] = weakref.WeakValueDictionary()
 _sharing = threading.Lock()
 
@@ -134,19 +133,19 @@ class _ServedModel:
         most: int = min(asked, self.geometry.max_position_embeddings, *served)
         return most
 
-    def _plain_text(self, text: str, room: int, strips: bool) -> str:
-        """Return a text as a server can take it that takes no ids.
-
-        Its end is cut to `room` tokens, and control tokens in it are broken up by a space.
-        """
-        sent = text
-        encoding = self._plain.encode(sent, add_special_tokens=False)
+    def _cut_text(self, text: str, room: int) -> str:
+        """Cut the end of a text so that at most `room` tokens stay."""
+        encoding = self._plain.encode(text, add_special_tokens=False)
         while len(encoding.ids) > room:
             # Between two tokens of one character, the cut falls before it.
             end = encoding.offsets[room][0]
-            sent = sent[: end if end < len(sent) else -1]
-            encoding = self._plain.encode(sent, add_special_tokens=False)
-        whole = sent
+            text = text[: end if end < len(text) else -1]
+            encoding = self._plain.encode(text, add_special_tokens=False)
+        return text
+
+    def _plain_text(self, text: str, strips: bool = False) -> str:
+        """Return a text as a server can take it that takes no ids: with control tokens broken up."""
+        sent = whole = text
         for token in self._control.get_added_tokens_decoder().values():
             if token.content in sent:
                 sent = sent.replace(token.content, token.content[0] + " " + token.content[1:])
@@ -168,8 +167,8 @@ class _ServedModel:
 
     async def _deliver(
         self,
-        send: Callable[[Endpoint, Sequence[_R]], Awaitable[Any]],
-        rows: Sequence[_R],
+        send: Callable[[Endpoint, Sequence[_Row]], Awaitable[Any]],
+        rows: Sequence[_Row],
         bulk: bool,
     ) -> list[Any]:
         """Send rows in one request, or in several if they are too large for one."""
@@ -196,7 +195,7 @@ class _ServedModel:
             ]
         return list(answer)
 
-    def _requests(self, rows: Sequence[_R], max_tokens: int | None) -> list[list[int]]:
+    def _requests(self, rows: Sequence[_Row], max_tokens: int | None) -> list[list[int]]:
         """Return which rows go together."""
         most = min(e.profile.max_texts for e in self._servers().ready)
         return pack([len(row.ids) for row in rows], max_tokens or _REQUEST_TOKENS, most)
@@ -208,11 +207,12 @@ def _close(pool: Pool, pid: int) -> None:
 
 
 @dataclass(frozen=True)
-class _Text:
-    """A text with its prompt, and its ids as the model reads them."""
+class _Row:
+    """A text with its prompt or a document, the ids of all that is read, and how many were cut."""
 
     text: str
     ids: list[int]
+    truncated: int
 
 
 class ServedEncoder(_ServedModel):
@@ -253,7 +253,7 @@ class ServedEncoder(_ServedModel):
         found = np.empty((len(texts), width), dtype=np.float32)
         truncated: list[int] = []
 
-        async def fill(rows: Sequence[_Text], group: list[int], start: int) -> None:
+        async def fill(rows: Sequence[_Row], group: list[int], start: int) -> None:
             part = [rows[i] for i in group]
             send = partial(self._send, request=request)
             found[[start + i for i in group]] = await self._deliver(send, part, request.bulk)
@@ -271,21 +271,25 @@ class ServedEncoder(_ServedModel):
         result = found[places].tolist()
         return EncodeResult(result, [truncated[place] for place in places])
 
-    def _rows(self, texts: Sequence[str], request: EncodeRequest) -> tuple[list[_Text], list[int]]:
+    def _rows(self, texts: Sequence[str], request: EncodeRequest) -> tuple[list[_Row], list[int]]:
         end = token_id(self._control, _END, self.model.checkpoint)
         ids, cut = embedding_ids(
             self._encode_plain, end, request.task, texts, self._max_length(request.max_length)
         )
         whole = texts if request.task is None else [format_query(request.task, t) for t in texts]
-        return [_Text(text, row) for text, row in zip(whole, ids, strict=True)], cut
+        return [_Row(*row) for row in zip(whole, ids, cut, strict=True)], cut
 
     async def _send(
-        self, endpoint: Endpoint, rows: Sequence[_Text], request: EncodeRequest
+        self, endpoint: Endpoint, rows: Sequence[_Row], request: EncodeRequest
     ) -> Vectors:
         profile: EmbeddingProfile = endpoint.profile
         inputs: Any = [row.ids for row in rows]
         if not profile.takes_ids:
-            inputs = [self._plain_text(row.text, len(row.ids) - 1, profile.strips) for row in rows]
+            cut = [
+                self._cut_text(row.text, len(row.ids) - 1) if row.truncated else row.text
+                for row in rows
+            ]
+            inputs = [self._plain_text(text, profile.strips) for text in cut]
         given = await vectors(
             endpoint,
             profile.kind,
@@ -308,15 +312,6 @@ class ServedEncoder(_ServedModel):
             return kept
         scaled: Vectors = kept / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-12)
         return scaled
-
-
-@dataclass(frozen=True)
-class _Document:
-    """A document, and the ids of the whole prompt it stands in."""
-
-    text: str
-    ids: list[int]
-    truncated: int
 
 
 class ServedScorer(_ServedModel):
@@ -372,7 +367,7 @@ class ServedScorer(_ServedModel):
             [found[place] for place in places], [rows[place].truncated for place in places]
         )
 
-    def _rows(self, documents: Sequence[str], request: ScoreRequest) -> list[_Document]:
+    def _rows(self, documents: Sequence[str], request: ScoreRequest) -> list[_Row]:
         prefix, suffix = (
             self._control.encode(text, add_special_tokens=False).ids
             for text in (RERANKER_PREFIX, RERANKER_SUFFIX)
@@ -381,10 +376,10 @@ class ServedScorer(_ServedModel):
             self._encode_plain, prefix, suffix, request.instruction, request.query, documents,
             self._max_length(request.max_length),
         )  # fmt: skip
-        return [_Document(*row) for row in zip(documents, ids, truncated, strict=True)]
+        return [_Row(*row) for row in zip(documents, ids, truncated, strict=True)]
 
     async def _send(
-        self, endpoint: Endpoint, rows: Sequence[_Document], request: ScoreRequest
+        self, endpoint: Endpoint, rows: Sequence[_Row], request: ScoreRequest
     ) -> list[float]:
         profile: RerankerProfile = endpoint.profile
         private = [request.query, *(row.text for row in rows)]
@@ -394,14 +389,18 @@ class ServedScorer(_ServedModel):
         documents = [self._cut_document(row) for row in rows]
         body = reranking(
             profile.model,
-            self._plain_text(request.query, len(request.query), strips=False),
+            self._plain_text(request.query),
             documents,
-            self._plain_text(request.instruction, len(request.instruction), strips=False),
+            self._plain_text(request.instruction),
             profile.raw,
         )
         scores = read_reranking(await endpoint.post(profile.path, body, private), len(rows))
         return scores if profile.raw else [log_odds(score) for score in scores]
 
-    def _cut_document(self, row: _Document) -> str:
-        count = len(self._encode_plain([" " + row.text])[0])
-        return self._plain_text(" " + row.text, count - row.truncated, strips=False)[1:]
+    def _cut_document(self, row: _Row) -> str:
+        text = row.text
+        if row.truncated:
+            # As in the prompt: the space before it belongs to its first token.
+            count = len(self._encode_plain([" " + text])[0])
+            text = self._cut_text(" " + text, count - row.truncated)[1:]
+        return self._plain_text(text)
