@@ -321,12 +321,13 @@ def test_judged_questions(page: Page) -> None:
 
 
 def test_a_file_that_is_no_question_file(page: Page) -> None:
-    """Name the line that cannot be read, and add nothing to it."""
+    """Name the line that cannot be read, add nothing to it, and rank all the same."""
     page.questions.write_text("{}\n")
     response = save(page, question="Why?", section="a.md#b", language="en")
     assert response.status_code == 400
     assert "line 1" in response.json()["message"]
     assert page.questions.read_text() == "{}\n"
+    assert rank(page)["found"]["judged"] == []
     page.questions.unlink()
 
 

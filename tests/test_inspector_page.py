@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from passes import ForwardPasses
 
 from llamaindex_qwen3 import Qwen3Embedding, Qwen3Reranker
 from llamaindex_qwen3.answer import chat_model
+from llamaindex_qwen3.errors import TruncationWarning
 from llamaindex_qwen3.inspector import Inspector, Settings
 from llamaindex_qwen3.milvus import CheckedMilvusVectorStore
 from llamaindex_qwen3.models import model_pair
@@ -123,9 +125,12 @@ class Window:
         return self.page.eval_on_selector_all(
             ROW.format(side=side),
             """rows => rows.map(row => ({
-                id: row.dataset.id, label: row.getAttribute('aria-label'),
-                ...Object.fromEntries(['place', 'title', 'score', 'moved'].map(
-                    part => [part, row.querySelector('.' + part)?.firstChild?.textContent ?? '']))
+                id: row.dataset.id,
+                ...Object.fromEntries(['place', 'title', 'score', 'moved'].map(part => {
+                    const copy = row.querySelector('.' + part)?.cloneNode(true);
+                    copy?.querySelectorAll('.for-readers, .from').forEach(words => words.remove());
+                    return [part, copy?.textContent ?? ''];
+                })),
             }))""",
         )
 
@@ -226,6 +231,45 @@ def test_times_tokens_and_prompts(window: Window) -> None:
     assert passage["text"] in prompts[-1]
 
 
+def test_truncation(browser: Any, parts: Parts, tmp_path: Path) -> None:
+    """Show how much of a passage a model did not read, in its row and beside its text."""
+    short = parts.reranker.model_copy(update={"max_length": 200})
+    inspector = Inspector(parts.embed_model, short, parts.store)
+    with running(inspector) as url, warnings.catch_warnings():
+        warnings.simplefilter("ignore", TruncationWarning)
+        window = Window(browser, url).ask()
+        found = stages(url, "rank", question=QUESTION, instruction=default_task(window))
+        cut = {p["id"]: p["truncated_tokens"] for p in found["reranked"]["order"]}
+        name, count = max(cut.items(), key=lambda item: item[1])
+        assert count > 0
+        row = window.page.locator(f'#lists .right .row[data-id="{name}"]')
+        expect(row.locator(".cut")).to_have_text(f"{count} cut")
+        assert window.page.locator("#lists .right .cut").count() == sum(map(bool, cut.values()))
+        row.click()
+        expect(window.page.locator("#passage .cut")).to_contain_text(f"its last {count} token")
+        window.context.close()
+
+
+def test_hybrid_search(browser: Any, parts: Parts, tmp_path: Path) -> None:
+    """Offer search by words where the collection has it, and name what was searched."""
+    (tmp_path / "pages").mkdir()
+    pages = {"search.md": (FAQ / "search.md").read_text(encoding="utf-8")}
+    with (
+        stored(tmp_path / "pages", pages, parts.embed_model, hybrid=True) as store,
+        running(Inspector(parts.embed_model, parts.reranker, store)) as url,
+    ):
+        window = Window(browser, url).ask()
+        expect(window.page.get_by_role("list", name="By embedding")).to_be_visible()
+        window.page.get_by_label("hybrid", exact=True).check()
+        expect(window.page.get_by_role("list", name="By hybrid search")).to_be_visible()
+        request = stages(
+            url, "rank", question=QUESTION, instruction=default_task(window), mode="hybrid"
+        )
+        shown = [row["id"] for row in window.rows("left")]
+        assert shown == [passage["id"] for passage in request["found"]["candidates"]]
+        window.context.close()
+
+
 # --- instructions -----------------------------------------------------------------------------
 
 
@@ -240,7 +284,7 @@ def test_editing_the_instruction(window: Window) -> None:
         window.page.keyboard.type(OTHER_TASK, delay=5)
     expect(window.page.locator("#lists")).not_to_have_class(re.compile("stale"))
     _, after, scores = ranked(window.url, OTHER_TASK)
-    expect(window.page.locator("#lists .right .score").first).to_have_text(scores[0])
+    expect(window.page.locator("#lists .right .score").first).to_contain_text(scores[0])
     rows = window.rows("right")
     assert [row["id"] for row in rows] == after
     assert [row["score"] for row in rows] == scores
@@ -264,7 +308,7 @@ def test_a_newer_request_stops_the_one_before(window: Window) -> None:
         assert [ranks_under(request, "The first edit") for request in aborted] == [True]
         go.set()
         _, _, scores = ranked(window.url, "The second edit")
-        expect(window.page.locator("#lists .right .score").first).to_have_text(scores[0])
+        expect(window.page.locator("#lists .right .score").first).to_contain_text(scores[0])
 
 
 def test_two_instructions_side_by_side(window: Window) -> None:
@@ -275,7 +319,7 @@ def test_two_instructions_side_by_side(window: Window) -> None:
     expect(window.page.locator("#instruction-b")).to_be_focused()
     window.instruct(OTHER_TASK, "b")
     (before, a, _), (_, b, scores) = ranked(window.url, first), ranked(window.url, OTHER_TASK)
-    expect(window.page.locator("#lists .right .score").first).to_have_text(scores[0])
+    expect(window.page.locator("#lists .right .score").first).to_contain_text(scores[0])
     assert [row["id"] for row in window.rows("left")] == a
     assert [row["id"] for row in window.rows("right")] == b
     assert a != b
@@ -317,6 +361,7 @@ def test_a_server_that_has_gone(browser: Any, parts: Parts, tmp_path: Path) -> N
 def test_no_language_model(window: Window) -> None:
     """Say what is missing for an answer, beside everything else."""
     window.ask()
+    assert not window.page.locator("#modes").is_visible()
     expect(window.page.locator("#answer")).to_contain_text("Set OPENAI_API_KEY")
     assert len(window.rows("right")) == 10
 
@@ -514,11 +559,13 @@ def test_names_for_screen_readers(window: Window) -> None:
     window.ask()
     right = window.rows("right")
     places = {row["id"]: int(row["place"]) for row in window.rows("left")}
-    for row in right:
-        assert row["label"].startswith(f"{row['place']}. {row['title']}, ")
+    named = window.page.get_by_role("list", name="After reranking").get_by_role("button")
+    for index, row in enumerate(right):
         move = places[row["id"]] - int(row["place"])
-        words = "up" if move > 0 else "down" if move < 0 else "same place"
-        assert words in row["label"]
+        words = f"up {move} place" if move > 0 else f"down {-move} place" if move else "same place"
+        start = f"{row['place']} {row['title']} {words}"
+        name = re.compile(rf"^{re.escape(start)}s? score {row['score']} \S+\.md · \d+ tokens")
+        expect(named.nth(index)).to_have_accessible_name(name)
     assert window.page.get_by_role("list", name="By embedding").count() == 1
     assert window.page.get_by_role("list", name="After reranking").count() == 1
     assert window.page.get_attribute("#status", "role") == "status"

@@ -19,8 +19,15 @@ class JudgedQuestions:
         self._lock = threading.Lock()
 
     def sections(self, question: str) -> list[str]:
-        """Return the sections that are noted as answers to a question."""
-        same = (q.sections for q in self._read() if _same(q.text, question))
+        """Return the sections that are noted as answers to a question.
+
+        A file that cannot be read notes none; `add` says what is wrong with it.
+        """
+        try:
+            questions = self._read()
+        except InvalidArgumentError:
+            return []
+        same = (q.sections for q in questions if _same(q.text, question))
         return [section for sections in same for section in sections]
 
     def add(self, judged: JudgedQuestion) -> Saved:

@@ -44,7 +44,12 @@ def serve(
         inspector, hosts=[host, socket.gethostname()], any_address=not is_loopback(host)
     )
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, lifespan="off"
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=2,
+        lifespan="off",
     )
     if on_ready:
         on_ready(url)

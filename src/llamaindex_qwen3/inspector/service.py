@@ -121,7 +121,7 @@ class Inspector:
         found = await self._search(question, vector, request)
         ms = clock.ms()
         candidates = await asyncio.to_thread(self._passages, found)
-        judged = self._judged.sections(question)
+        judged = await asyncio.to_thread(self._judged.sections, question)
         yield m.Found(ms=ms, candidates=candidates, judged=judged)
 
         everything = reranker.model_copy(

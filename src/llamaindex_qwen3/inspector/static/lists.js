@@ -104,7 +104,6 @@ function update(item, row, most) {
   item.className = [row.kept && "kept", row.lastKept && "last-kept"].filter(Boolean).join(" ");
   const button = item.firstElementChild;
   button.tabIndex = -1;
-  button.setAttribute("aria-label", inWords(row));
   const bar = element("span", { class: "bar" });
   // Set by script: the policy of the page allows no style attributes.
   bar.style.setProperty("--share", Math.max(0, row.score / most));
@@ -112,7 +111,7 @@ function update(item, row, most) {
     element("span", { class: "place" }, String(row.place)),
     element("span", { class: "title", title: row.title }, row.title),
     movement(row),
-    element("span", { class: "score" }, format.score(row.score, row.kind)),
+    element("span", { class: "score" }, heard("score "), format.score(row.score, row.kind)),
     element("span", { class: "facts" }, ...facts(row)),
     bar,
   ];
@@ -120,33 +119,24 @@ function update(item, row, most) {
   return item;
 }
 
+/** Words that only a screen reader gives. */
+const heard = (words) => element("span", { class: "for-readers" }, words);
+
 function movement(row) {
   if (row.move === undefined) return null;
   const from = row.move ? element("span", { class: "from" }, ` from ${row.from}`) : null;
-  return element("span", { class: `moved ${format.direction(row.move)}` }, format.moved(row.move), from);
+  const arrow = element("span", { "aria-hidden": "true" }, format.moved(row.move), from);
+  const words = heard(format.movedInWords(row.move));
+  return element("span", { class: `moved ${format.direction(row.move)}` }, arrow, words);
 }
 
 function facts(row) {
-  const parts = [row.file, format.tokens(row.tokens)].filter(Boolean).join(" · ");
   return [
-    parts,
+    [row.file, format.tokens(row.tokens)].filter(Boolean).join(" · "),
     row.cut ? element("span", { class: "cut" }, `${format.count(row.cut)} cut`) : null,
     row.judged ? element("span", { class: "judged" }, "✓ judged right") : null,
+    row.kept ? heard("kept for the answer") : null,
   ];
-}
-
-function inWords(row) {
-  const parts = [
-    `${row.place}. ${row.title}`,
-    row.file,
-    `score ${format.score(row.score, row.kind)}`,
-    row.move === undefined ? "" : format.movedInWords(row.move),
-    format.tokens(row.tokens),
-    row.cut ? `${format.count(row.cut)} of them cut` : "",
-    row.kept ? "kept for the answer" : "",
-    row.judged ? "judged right" : "",
-  ];
-  return parts.filter(Boolean).join(", ");
 }
 
 function slide(list, tops) {

@@ -196,7 +196,6 @@ function reveal(id) {
 function compare() {
   const now = !comparing();
   byId("compare").setAttribute("aria-pressed", String(now));
-  byId("compare").textContent = now ? "One instruction" : "Compare two instructions";
   document.querySelector(".instruction[data-side=b]").hidden = !now;
   document.querySelector(".instruction[data-side=a] .side").hidden = !now;
   byId("views").hidden = !now;
