@@ -116,8 +116,10 @@ def _read(
     sparse = next((each for each in fields if fields[each]["type"] == _SPARSE), None)
     rows = int(client.query(name, filter="", output_fields=["count(*)"])[0]["count(*)"])
     keys = _metadata_keys(client, name, fields)
+    # Milvus Lite has no iterator, and gives all rows that meet a condition at once.
+    key = next(each for each in fields.values() if each.get("is_primary")) if is_lite else None
     documents, metadata = _count(
-        _rows(client, name, ["doc_id", *keys] if "doc_id" in fields else keys, is_lite),
+        _rows(client, name, ["doc_id", *keys] if "doc_id" in fields else keys, key),
         keys,
         lambda read: on_progress(read, rows),
     )
@@ -152,16 +154,19 @@ def _metadata_keys(
 ) -> list[str]:
     """Return the keys that the first rows have, without what every collection has."""
     vectors = {n for n, each in fields.items() if each["type"] in (*_DENSE, _SPARSE)}
-    own = {"id", "doc_id", "text", "$meta", *vectors, *_BOOKKEEPING}
+    keys = {n for n, each in fields.items() if each.get("is_primary")}
+    own = {"doc_id", "text", "$meta", *keys, *vectors, *_BOOKKEEPING}
     sample = client.query(name, filter="", limit=_SAMPLED_ROWS, output_fields=["*"])
     return sorted({key for row in sample for key in row} - own)
 
 
 def _rows(
-    client: MilvusClient, name: str, fields: Sequence[str], is_lite: bool
+    client: MilvusClient, name: str, fields: Sequence[str], lite_key: Mapping[str, Any] | None
 ) -> Iterator[Mapping[str, Any]]:
-    if is_lite:
-        yield from client.query(name, filter='id != ""', output_fields=list(fields))
+    if lite_key is not None:
+        least = '""' if lite_key["type"] == DataType.VARCHAR else str(-(2**63))
+        condition = f"{lite_key['name']} >= {least}"
+        yield from client.query(name, filter=condition, output_fields=list(fields))
         return
     rows = client.query_iterator(
         name, batch_size=_ROWS_AT_ONCE, filter="", output_fields=list(fields)

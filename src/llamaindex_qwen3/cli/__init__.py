@@ -30,8 +30,9 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Retries of a hub that cannot be reached end in one error of our own.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    # It logs the traceback of what is raised and told here.
-    logging.getLogger("milvus_lite").addHandler(logging.NullHandler())
+    # They log the traceback of what is raised and told here.
+    for name in ("grpc", "milvus_lite"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
     for stream in (sys.stdout, sys.stderr):
         # A terminal that lacks a character gets a question mark, not an error.
         if isinstance(stream, io.TextIOWrapper):
