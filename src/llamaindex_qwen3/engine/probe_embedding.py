@@ -100,6 +100,13 @@ async def probe(
         )
     # text-embeddings-inference decodes ids and encodes the text again, control tokens and all.
     takes_ids = kind != "tei" and await _takes_ids(endpoint, ask, ids([_TEXT, _CONTROL]), texts)
+    if kind == "vllm" and not takes_ids:
+        raise ServerMismatchError(
+            f"{endpoint.url} gives a text and its token ids different vectors: its tokenizer is not "
+            f"that of the model given here. Give the model it serves, or start it with this model's "
+            "tokenizer files.",
+            endpoint.url,
+        )
     strips = _distance(texts[0], texts[2]) < _IDENTICAL
     return EmbeddingProfile(
         kind, model, path, takes_ids, strips, identity.max_tokens, identity.max_texts, texts[0]
