@@ -251,16 +251,16 @@ def test_metrics_are_those_of_the_library() -> None:
 
 def test_progress_is_for_terminals(evaluation: Evaluation, tmp_path: Path) -> None:
     """Print no bar into a pipe, and no warning of a library."""
-    folder = tmp_path / "own"
-    shutil.copytree(evaluation.folder / "pair", folder / "pair")
-    shutil.copy(evaluation.folder / "q.jsonl", folder)
-    shutil.copytree(evaluation.folder / "docs", folder / "docs")
-    environment = {**os.environ, "NO_COLOR": "1", "QWEN3_RAG_URI": "own.db"}
-    for command in (["ingest", "docs"], ["eval", "q.jsonl", "--dimensions", "all", "--json"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "llamaindex_qwen3.cli", *command, "--models", "pair"],
-            cwd=folder, capture_output=True, text=True, env=environment,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    shutil.copytree(evaluation.folder / "pair", tmp_path / "pair")
+    shutil.copy(evaluation.folder / "q.jsonl", tmp_path)
+    uri, model = str(tmp_path / "own.db"), embedder(tmp_path / "pair" / "embedding")
+    ingest([evaluation.folder / "docs"], model, milvus_vector_store(model, uri))
+    # Milvus Lite serves one process at a time.
+    server_manager_instance.release_server(uri)
+    done = subprocess.run(
+        [sys.executable, "-m", "llamaindex_qwen3.cli", "eval", "q.jsonl", "--models", "pair",
+         "--uri", "own.db", "--dimensions", "all", "--json"],
+        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
     assert len(json.loads(done.stdout)["settings"]) == 2

@@ -33,7 +33,9 @@ def heading(figure: Figure, title: str, conditions: str) -> None:
     text = figure.suptitle(title, ha="left", fontweight="bold", fontsize=12)
     first = figure.axes[0]
     first.set_title(conditions, loc="left", fontsize=9, color=GREY)
-    # Both begin above the axes, whose place the layout decides.
+    # Both begin above the axes, whose place the layout decides, in a second pass where their sides
+    # are to be equal.
+    figure.draw_without_rendering()
     figure.draw_without_rendering()
     text.set_x(first.get_position().x0)
 

@@ -49,7 +49,7 @@ def rank_plot(figure: Figure, result: Result) -> None:
             )  # fmt: skip
     names = [cell_name(place) for place in range(1, last + 1)]
     axes.set(xlim=(0.5, last + 0.5), ylim=(last + 0.5, 0.5), aspect="equal")
-    axes.set_xticks(range(1, last + 1), names)
+    axes.set_xticks(range(1, last + 1), [name.replace("-", "-\n") for name in names])
     axes.set_yticks(range(1, last + 1), names)
     axes.set_xlabel("place by embedding" if result.setting.search == "dense" else "place by fusion")
     axes.set_ylabel("place after reranking")
@@ -58,12 +58,13 @@ def rank_plot(figure: Figure, result: Result) -> None:
     legend = figure.legend(handles, labels, loc="outside lower center", ncols=3)
     for handle in legend.legend_handles:
         handle.set_sizes([60])  # type: ignore[union-attr]
-    lost_text = f"{lost} of {result.questions} not shown: nothing relevant among the candidates"
+    notes = ["Numbers count questions"]
+    if lost:
+        notes.append(f"{lost} of {result.questions} are not shown: nothing relevant was found")
     heading(
         figure,
         "Place of the first relevant section before and after reranking",
-        f"{held_text(result, ('models', 'dimensions', 'candidates'))}. Numbers count questions;\n"
-        f"{lost_text}",
+        f"{held_text(result, ('models', 'dimensions', 'candidates'))}\n{'; '.join(notes)}",
     )
 
 

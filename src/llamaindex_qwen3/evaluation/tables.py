@@ -39,7 +39,10 @@ def tables(report: Report, metric: str, width: int) -> Group:
     parts: list[RenderableType] = []
     if len(results) == 1:
         parts += [_quality(results[0]), _latency(results[0])]
-    parts += [*compared, *_tasks(results), Text("\n".join(_notes(report, wide)), style="dim")]
+        parts += compared
+    else:
+        parts += [compared[0], *_tasks(results), *compared[1:]]
+    parts.append(Text("\n".join(_notes(report, wide)), style="dim"))
     return Group(*parts)
 
 
