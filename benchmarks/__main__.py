@@ -310,6 +310,27 @@ def unchanged(chunks: int = 10_000) -> None:
     report("unchanged", rows, {"count": chunks, "device": "cpu"})
 
 
+@app.command()
+def served(
+    batches: Annotated[int, typer.Option(help="Batches of 32 texts.")] = 1280,
+    size: Size = "0.6b",
+    milliseconds: Annotated[float, typer.Option(help="What the server takes for one.")] = 50,
+    at_once: Annotated[int, typer.Option(help="Requests in flight.")] = 32,
+    tokens_each: Annotated[int, typer.Option(help="Tokens of a text.")] = 20,
+    queries: Annotated[int, typer.Option(help="Queries, one after another.")] = 40,
+    rounds: Rounds = 3,
+) -> None:
+    """Embed by a server that takes a fixed time: what the client adds, and a bare client."""
+    from .served import latency, throughput
+
+    _start(size, 0)
+    settings = {"size": size, "device": "cpu", "server, ms": milliseconds}
+    rows = throughput(size, milliseconds, batches, at_once, tokens_each, rounds)
+    report("served", rows, {**settings, "count": batches, "in flight": at_once, "rounds": rounds})
+    rows = latency(size, milliseconds, queries)
+    report("served-query", rows, {**settings, "count": queries, "in flight": 1})
+
+
 @app.command(hidden=True)
 def peak(candidates: int, length: int, size: str, dtype: str) -> None:
     """Print the peak of resident memory over that after loading, in MB."""
