@@ -8,11 +8,12 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from openai_server import ANSWER, serve
+from servers.fake_servers import FakeServer
 from shell import COMMAND, OTHER_DATABASE, SETTINGS, Shell, filled_shell
 
 from llamaindex_qwen3.errors import InvalidArgumentError
@@ -25,6 +26,13 @@ def shell(
     """Return a folder whose pages are stored in its default database."""
     with filled_shell(tmp_path_factory.mktemp("cli"), embedding_dir, reranker_dir) as shell:
         yield shell
+
+
+@pytest.fixture
+def serve_model(request: pytest.FixtureRequest) -> Callable[..., FakeServer]:
+    """Return a function that starts a model server; its usual name is that of another one here."""
+    start: Callable[..., FakeServer] = request.getfixturevalue("serve")
+    return start
 
 
 def test_a_second_ingest_adds_nothing(shell: Shell) -> None:
@@ -248,6 +256,39 @@ def test_compare_as_json(shell: Shell) -> None:
     assert sorted(row["retrieval_rank"] for row in rows) == [1, 2, 3, 4]
     by_embedding = sorted(rows, key=lambda row: -row["retrieval_score"])
     assert [row["retrieval_rank"] for row in by_embedding] == [1, 2, 3, 4]
+
+
+def test_models_on_servers(
+    shell: Shell, serve_model: Callable[..., FakeServer], embedding_dir: Path, reranker_dir: Path
+) -> None:
+    """Ask a collection that was built here through servers, with the same ranking."""
+    local = json.loads(shell.run("compare", "where are rows", "--models", "pair", "--json").out)
+    first, second = (serve_model("vllm", embedding_dir) for _ in range(2))
+    scorer = serve_model("vllm", reranker_dir, role="reranker")
+    options = (
+        "compare", "where are rows", "--models", "pair", "--json",
+        "--embedding-url", f"{first.url},{second.url}",
+    )  # fmt: skip
+    done = shell.run(*options, QWEN3_RAG_RERANKER_URL=scorer.url)
+    assert done.code == 0, done.err
+    served = json.loads(done.out)
+    assert [row["id"] for row in served["passages"]] == [row["id"] for row in local["passages"]]
+    for here, there in zip(local["passages"], served["passages"], strict=True):
+        assert there["score"] == pytest.approx(here["score"], abs=1e-4)
+    assert scorer.counts()["posts"] > 0
+    assert first.counts()["posts"] + second.counts()["posts"] > 0
+
+
+def test_servers_that_cannot_be_used(shell: Shell) -> None:
+    """Say in a line which server is not there, and that Ray and a server exclude each other."""
+    url = ("--embedding-url", "http://127.0.0.1:9")
+    done = shell.run("compare", "rows", "--models", "pair", *url)
+    assert done.code == 1
+    assert "127.0.0.1:9" in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    done = shell.run("ingest", "docs", "--models", "pair", "--ray", "local", *url)
+    assert done.code == 1
+    assert "--ray" in done.err
 
 
 def test_ingest_as_json(shell: Shell) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PASSAGE_CHARACTERS = 400
 # Below this, two lists side by side leave too little room for their titles.
 NARROW = 76
+VERY_NARROW = 52
 
 
 def rankings(ranking: Ranking, kept: int, width: int = 80) -> Table:
@@ -33,7 +34,7 @@ def rankings(ranking: Ranking, kept: int, width: int = 80) -> Table:
     """
     places = {node.node_id: place for place, node in enumerate(ranking.candidates)}
     if width < NARROW:
-        return _reranked(ranking, kept, places)
+        return _reranked(ranking, kept, places, width)
     table = _table(ranking)
     table.add_column("By embedding", ratio=1, overflow="fold")
     table.add_column("Score", justify="right")
@@ -49,17 +50,18 @@ def rankings(ranking: Ranking, kept: int, width: int = 80) -> Table:
     return table
 
 
-def _reranked(ranking: Ranking, kept: int, places: dict[str, int]) -> Table:
+def _reranked(ranking: Ranking, kept: int, places: dict[str, int], width: int) -> Table:
+    with_places = width >= VERY_NARROW
     table = _table(ranking)
-    table.add_column("After reranking", ratio=1, overflow="fold")
-    table.add_column("Score", justify="right")
-    table.add_column("Before", justify="right")
+    table.add_column("Reranked", ratio=1, overflow="fold")
+    table.add_column("Score", justify="right", no_wrap=True)
+    if with_places:
+        table.add_column("Before", justify="right")
     table.add_column("Moved", justify="right")
     for row, node in enumerate(ranking.reranked[:kept]):
         before = places[node.node_id]
-        table.add_row(
-            str(row + 1), title(node), _score(node), str(before + 1), _moved(before - row)
-        )
+        place = [str(before + 1)] if with_places else []
+        table.add_row(str(row + 1), title(node), _score(node), *place, _moved(before - row))
     return table
 
 

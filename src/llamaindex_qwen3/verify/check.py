@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,11 +52,17 @@ def within(name: str, difference: float, tolerance: float, note: str = "") -> Ch
     return Check(name, "pass" if difference <= tolerance else "fail", difference, tolerance, note)
 
 
-def same(name: str, found: object, expected: object, note: str = "") -> Check:
-    """Return a check that passes when two values are equal, and shows both when not."""
-    if found == expected:
-        return Check(name, "pass", note=note)
-    return Check(name, "fail", note=f"found {found}, and {expected} is right. {note}".strip())
+def same(name: str, found: Mapping[str, object], expected: Mapping[str, object]) -> Check:
+    """Return a check that passes when all values are equal, and shows those that are not."""
+    wrong = [
+        f"{key!r} gives {found.get(key)} and should give {value}"
+        for key, value in expected.items()
+        if found.get(key) != value
+    ]
+    if not wrong:
+        return Check(name, "pass")
+    more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return Check(name, "fail", note=f"{'; '.join(wrong[:3])}{more}")
 
 
 def largest(left: Sequence[float], right: Sequence[float]) -> float:

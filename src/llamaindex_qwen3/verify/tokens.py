@@ -65,12 +65,15 @@ class PromptIds:
         yield same("ids of short texts", texts, published.TEXT_IDS)
         if role == "reranker":
             prefix, suffix = self._markup(RERANKER_PREFIX), self._markup(RERANKER_SUFFIX)
-            yield same("ids before the pair (39)", prefix, published.RERANKER_PREFIX_IDS)
+            yield same(
+                "ids before the pair (39)",
+                {"the prefix": prefix},
+                {"the prefix": published.RERANKER_PREFIX_IDS},
+            )
             yield same(
                 "ids after the pair (9)",
-                suffix,
-                published.RERANKER_SUFFIX_IDS,
-                "The last is that of two newlines.",
+                {"the suffix": suffix},
+                {"the suffix": published.RERANKER_SUFFIX_IDS},
             )
 
     def _check_whole_prompts(self, role: str) -> Check:
@@ -83,7 +86,11 @@ class PromptIds:
             found, _ = pair_ids(self._encode, prefix, suffix, DEFAULT_TASK, QUERY, TEXTS, _NO_LIMIT)
             bodies = [format_pair(DEFAULT_TASK, QUERY, text) for text in TEXTS]
             whole = [self._markup(RERANKER_PREFIX + b + RERANKER_SUFFIX) for b in bodies]
-        return same(f"ids of {len(TEXTS)} whole prompts, in {SCRIPTS} scripts", found, whole)
+        return same(
+            f"ids of {len(TEXTS)} whole prompts, in {SCRIPTS} scripts",
+            dict(zip(TEXTS, found, strict=True)),
+            dict(zip(TEXTS, whole, strict=True)),
+        )
 
     def _check_plain_text(self) -> Check:
         """Whether control tokens that stand in a text are read as text."""
