@@ -14,7 +14,7 @@ from checkpoints import Shape
 from components import COSINE_TOLERANCE, embedder, reranker
 from conftest import Factory
 from milvus_lite.server_manager import server_manager_instance
-from servers import milvus_servers
+from servers import fake_servers, milvus_servers
 from texts import SENTENCES
 
 from llamaindex_qwen3 import Qwen3Embedding, Qwen3Reranker, evaluate, milvus_vector_store
@@ -305,3 +305,28 @@ def test_from_python_as_from_the_command_line(
     made = evaluate.report(QUESTIONS, outcomes, by=["language"])
     assert [result.setting.dimensions for result in made.results] == [32, 64]
     assert len(evaluate.write_plots(made, "ndcg@10", tmp_path)) == 4
+
+
+def test_served_models_measure_the_same(
+    whole: Collection,
+    model: Qwen3Embedding,
+    judge: Qwen3Reranker,
+    embedding_dir: Path,
+    reranker_dir: Path,
+) -> None:
+    """Rank by models on servers as by local ones, without embedding a passage again."""
+    grid = Grid([32, model.dim], candidates=[4, 8])
+    expected = run(whole, model, judge, grid)
+    with fake_servers.running() as servers:
+        served = (
+            embedder(embedding_dir, base_url=servers.start("vllm", embedding_dir).url),
+            reranker(
+                reranker_dir, base_url=servers.start("vllm", reranker_dir, role="reranker").url
+            ),
+        )
+        seen: list[str] = []
+        found = run(whole, *served, grid, on_progress=lambda stage, *_: seen.append(stage))
+        for component in served:
+            component.close()
+    assert [rankings(outcome) for outcome in found] == [rankings(each) for each in expected]
+    assert "Embedding passages" not in seen

@@ -152,6 +152,8 @@ def objection(
 ) -> str | None:
     """Say what is wrong with a generated question, or None.
 
+    Languages are told apart by their script, so not, say, English from Indonesian.
+
     Args:
         question: What the language model wrote, cleaned.
         passage: What it was to ask about.
