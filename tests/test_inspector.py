@@ -165,7 +165,7 @@ def test_hybrid_search(tmp_path: Path, embedding_dir: Path, reranker_dir: Path) 
     ("options", "words"),
     [
         ({"mode": "hybrid"}, "hybrid=True"),
-        ({"instruction": ""}, "empty"),
+        ({"instruction": " "}, "The instruction is empty"),
         ({"instruction": "Instruct: a\nQuery:"}, "give only the task"),
     ],
 )

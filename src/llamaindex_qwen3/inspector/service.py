@@ -107,6 +107,10 @@ class Inspector:
             Qwen3Error: A stage failed.
         """
         question, instruction = request.question, request.instruction
+        if not instruction:
+            raise InvalidArgumentError(
+                "The instruction is empty. Say in one English sentence what is searched for."
+            )
         embed_model = self._embed_model.with_task(instruction)
         reranker = self._reranker.with_task(instruction)
 
