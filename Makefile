@@ -1,13 +1,14 @@
 # Each command makes the virtual environment it needs; nothing but Python 3.10+ with pip is assumed.
 PYTHON ?= python3
 BIN := .venv/bin
+BUILD := .venv/build/bin
 PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 FAQ := examples/data/milvus_faq
 
 SIZE ?= 0.6b
 DTYPE ?= float32
 
-.PHONY: demo test eval bench check clean
+.PHONY: demo test eval bench check docs build clean
 
 # The main job on the demo models: ingest a folder, retrieve, rerank, answer if there is a key.
 demo: .venv/demo.stamp
@@ -37,8 +38,18 @@ check: .venv/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site, in site/.
+docs: .venv/docs.stamp
+	$(BIN)/python -m mkdocs build --strict
+
+# The source distribution and the wheel, in dist/, as they are published. Needs no torch.
+build: .venv/build.stamp
+	rm -rf dist
+	PIP_CONSTRAINT=constraints.txt $(BUILD)/python -m build
+	$(BUILD)/python -m twine check --strict dist/*
+
 clean:
-	rm -rf .venv
+	rm -rf .venv dist site
 
 # torch comes first: by itself pip would take the newest one.
 .venv/bin/python:
@@ -56,4 +67,13 @@ clean:
 
 .venv/test.stamp: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) -e ".[dev]"
+	touch $@
+
+.venv/docs.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e ".[docs]"
+	touch $@
+
+.venv/build.stamp: constraints.txt
+	$(PYTHON) -m venv .venv/build
+	$(BUILD)/python -m pip install --quiet -c constraints.txt build twine
 	touch $@
