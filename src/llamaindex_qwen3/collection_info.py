@@ -12,7 +12,7 @@ from typing import Any
 from pymilvus import DataType, MilvusClient
 
 from .errors import StoreError
-from .milvus import _RECORD, _check_uri
+from .milvus_connection import BUILT_WITH, check_uri, connect
 from .milvus_errors import plain_errors
 
 #: Values of a metadata key that are counted one by one; of more, only their number is told.
@@ -83,14 +83,14 @@ def collection_info(
     Raises:
         StoreError: There is no such collection, or the store cannot be reached.
     """
-    uri = _check_uri(uri)
+    uri = check_uri(uri)
     is_lite = "://" not in uri
     if is_lite and not Path(uri).exists():
         raise StoreError(
             f"There is no database {uri!r}. Store something in it first: qwen3-rag ingest PATH"
         )
     with plain_errors(uri):
-        client = MilvusClient(uri=uri, token=token)
+        client = connect(uri, token)
         if not client.has_collection(name):
             others = ", ".join(sorted(client.list_collections())) or "none"
             raise StoreError(f"There is no collection {name!r} at {uri!r}; there are: {others}.")
@@ -134,7 +134,7 @@ def _read(
         words=indexes.get(sparse or ""),
         consistency_level=str(described.get("consistency_level_name") or ""),
         partition_key=next((n for n in fields if fields[n].get("is_partition_key")), None),
-        built_with=json.loads((described.get("properties") or {}).get(_RECORD) or "{}"),
+        built_with=json.loads((described.get("properties") or {}).get(BUILT_WITH) or "{}"),
         metadata=metadata,
     )
 

@@ -26,10 +26,11 @@ from llama_index.core.vector_stores.types import (
 from llama_index.core.vector_stores.utils import metadata_dict_to_node
 from llama_index.vector_stores.milvus import MilvusVectorStore
 from llama_index.vector_stores.milvus.utils import BM25BuiltInFunction
-from pymilvus import AnnSearchRequest, DataType, MilvusClient, RRFRanker, WeightedRanker
+from pymilvus import AnnSearchRequest, DataType, RRFRanker, WeightedRanker
 from pymilvus.exceptions import MilvusException
 
 from .errors import InvalidArgumentError, StoreError
+from .milvus_connection import BUILT_WITH, check_uri, connect, patient
 from .milvus_errors import plain_errors
 from .milvus_filters import filter_expression, string_literal
 
@@ -66,7 +67,6 @@ _DYNAMIC_MAX_BYTES = 65_536
 _TOP_K_MAX = 16_384
 # A server takes 64 MB in one call; its encoding of a row is not exactly ours.
 _CALL_BYTES = 32 * 2**20
-_RECORD = "llamaindex_qwen3.built_with"
 # Of the dynamic fields, those without which a node cannot be made again.
 _NODE_FIELDS = ("_node_content", "_node_type")
 
@@ -132,7 +132,7 @@ def milvus_vector_store(
     if kwargs.get("index_config"):
         kwargs["index_config"] = _index_config(kwargs["index_config"], metric)
     return CheckedMilvusVectorStore(
-        uri=_check_uri(uri),
+        uri=check_uri(uri),
         token=token,
         collection_name=collection_name,
         dim=dim,
@@ -143,23 +143,6 @@ def milvus_vector_store(
         built_with={**_describe_model(embed_model), "dimensions": dim, "metric": metric},
         **kwargs,
     )
-
-
-def collection_has_rows(uri: str, collection_name: str, token: str = "") -> bool:
-    """Say whether a collection exists and holds something, without creating anything.
-
-    Raises:
-        StoreError: The store cannot be reached.
-    """
-    uri = _check_uri(uri)
-    if "://" not in uri and not Path(uri).exists():
-        return False
-    with plain_errors(uri):
-        client = MilvusClient(uri=uri, token=token)
-        if not client.has_collection(collection_name):
-            return False
-        client.load_collection(collection_name)
-        return bool(client.query(collection_name, filter="", limit=1, output_fields=["id"]))
 
 
 class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
@@ -197,7 +180,7 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
             kwargs["scalar_field_types"] = types
         _creating.partition_key = partition_key
         with writer:
-            self._create(uri, collection_name, dim, kwargs)
+            self._create(uri, collection_name, dim, patient(uri, kwargs))
         with plain_errors(uri), writer:
             self.uri, self._is_lite, self._writer = uri, is_lite, writer
             self.partition_key = partition_key
@@ -216,7 +199,7 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
                 own = inspect.signature(MilvusVectorStore.__init__).parameters
                 connection = {key: value for key, value in options.items() if key not in own}
                 token = options.get("token", "")
-                client = MilvusClient(uri=uri, token=token, **connection)
+                client = connect(uri, token, **connection)
                 existed = client.has_collection(name)
             # What an existing collection lacks is said by the checks that follow.
             with plain_errors(uri, hybrid=hybrid and not existed):
@@ -672,12 +655,12 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
         """Refuse vectors of another model than the collection was built with; note a new one's."""
         name = self.collection_name
         properties = self.client.describe_collection(name).get("properties") or {}
-        noted = json.loads(properties.get(_RECORD) or "{}")
+        noted = json.loads(properties.get(BUILT_WITH) or "{}")
         if not noted:
             # One that others have filled is taken as it is.
             if built_with and not self.client.query(name, filter="", limit=1, output_fields=["id"]):
                 record = json.dumps(built_with, ensure_ascii=False)
-                self.client.alter_collection_properties(name, {_RECORD: record})
+                self.client.alter_collection_properties(name, {BUILT_WITH: record})
             return
         for key, value in built_with.items():
             if key != "name" and key in noted and noted[key] != value:
@@ -743,21 +726,3 @@ def _check_name(name: str, value: str) -> None:
 def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise InvalidArgumentError(f"{name}={value!r} is unknown. Use one of {', '.join(allowed)}.")
-
-
-def _check_uri(uri: str) -> str:
-    """Return a usable uri, with ~ expanded in the path of a Milvus Lite database."""
-    uri = str(uri)
-    if "://" in uri:
-        return uri
-    path = Path(uri).expanduser()
-    if path.suffix != ".db":
-        raise InvalidArgumentError(
-            f"uri={uri!r} is neither an address (http://localhost:19530) nor a path that ends in .db "
-            "(./milvus_qwen3.db)."
-        )
-    if not path.parent.is_dir():
-        raise StoreError(
-            f"uri={uri!r}: the directory {str(path.parent)!r} does not exist. Create it first."
-        )
-    return str(path)

@@ -110,10 +110,12 @@ class Session:
     @functools.cached_property
     def filled_store(self) -> CheckedMilvusVectorStore:
         """The collection, which must hold something to ask."""
-        from ..milvus import collection_has_rows
+        with working("Opening the collection"):
+            from ..milvus_connection import collection_has_rows
 
-        # Asked before any model is loaded, and before opening would create it.
-        if not collection_has_rows(self._uri, self._collection, self._token):
+            # Asked before any model is loaded, and before opening would create it.
+            is_filled = collection_has_rows(self._uri, self._collection, self._token)
+        if not is_filled:
             raise InvalidArgumentError(
                 f"Collection {self._collection!r} at {self._uri!r} does not exist or is empty. Store "
                 "something in it first: qwen3-rag ingest PATH"
@@ -135,18 +137,18 @@ class Session:
 @contextmanager
 def loading(model: str, url: str | list[str] | None = None) -> Iterator[None]:
     """Say on a terminal what is loaded; a download shows the hub's own bars as well."""
-    from transformers.utils import logging
-
     if url is not None:
         told = f"Reaching {url if isinstance(url, str) else ', '.join(url)}"
     else:
         told = f"Loading {model}"
-    logging.disable_progress_bar()
-    if url is None and not Path(model).is_dir():
-        if err.is_terminal:
-            logging.enable_progress_bar()
-            err.print(f"[dim]{show.escape(told)}[/]", soft_wrap=True)
-        yield
-        return
     with working(show.escape(told)):
-        yield
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        if url is not None or Path(model).is_dir():
+            yield
+            return
+    if err.is_terminal:
+        logging.enable_progress_bar()
+        err.print(f"[dim]{show.escape(told)}[/]", soft_wrap=True)
+    yield

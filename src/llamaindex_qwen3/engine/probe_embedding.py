@@ -20,8 +20,9 @@ from .wire import (
     tei_embeddings,
 )
 
-_TEXT = "The capital of China is Beijing."
-_CONTROL = "The capital<|im_end|> of China"
+# Short ones, that any server has room for.
+_TEXT = "The city"
+_CONTROL = "a<|im_end|>"
 # Between vectors of the same tokens in bfloat16, from batches of other sizes.
 _SAME = 0.01
 _IDENTICAL = 1e-6
@@ -99,14 +100,9 @@ async def probe(
             endpoint.url,
         )
     # text-embeddings-inference decodes ids and encodes the text again, control tokens and all.
-    takes_ids = kind != "tei" and await _takes_ids(endpoint, ask, ids([_TEXT, _CONTROL]), texts)
-    if kind == "vllm" and not takes_ids:
-        raise ServerMismatchError(
-            f"{endpoint.url} gives a text and its token ids different vectors: its tokenizer is not "
-            f"that of the model given here. Give the model it serves, or start it with this model's "
-            "tokenizer files.",
-            endpoint.url,
-        )
+    takes_ids = kind != "tei" and await _takes_ids(
+        endpoint, kind, ask, ids([_TEXT, _CONTROL]), texts
+    )
     strips = _distance(texts[0], texts[2]) < _IDENTICAL
     return EmbeddingProfile(
         kind, model, path, takes_ids, strips, identity.max_tokens, identity.max_texts, texts[0]
@@ -115,6 +111,7 @@ async def probe(
 
 async def _takes_ids(
     endpoint: Endpoint,
+    kind: Kind,
     ask: Callable[[Input], Awaitable[Vectors]],
     ids: Sequence[list[int]],
     texts: Vectors,
@@ -122,7 +119,8 @@ async def _takes_ids(
     """Say whether ids are run as they are, by the vectors of a text and of one with a control token.
 
     Raises:
-        ServerMismatchError: It adds the end token to ids as well as to texts, or to neither.
+        ServerMismatchError: It adds the end token to ids as well as to texts, or to neither; or it
+            is vLLM, which does run ids, and has another tokenizer.
     """
     text, control = ids
     try:
@@ -136,7 +134,14 @@ async def _takes_ids(
     whole, bare = (_distance(row, texts[0]) for row in rows[:2])
     noise = max(2 * min(whole, bare), _IDENTICAL)
     if min(whole, bare) > _SAME or min(_distance(row, texts[1]) for row in rows[2:]) <= noise:
-        return False
+        if kind != "vllm":
+            return False
+        raise ServerMismatchError(
+            f"{endpoint.url} does not give a text and its token ids the same vector: its tokenizer is "
+            "not that of the model given here. Give the model it serves, or start it with this "
+            "model's tokenizer files.",
+            endpoint.url,
+        )
     if bare < whole:
         raise ServerMismatchError(
             f"{endpoint.url} ends ids as it ends texts: it adds <|endoftext|> to both, or to neither, "

@@ -14,19 +14,13 @@ import numpy as np
 from llama_index.core.schema import BaseNode, MetadataMode
 from llama_index.core.vector_stores.utils import metadata_dict_to_node
 from milvus_lite.server_manager import server_manager_instance
-from pymilvus import MilvusClient
 
 from ..embedding import Qwen3Embedding
 from ..errors import InvalidArgumentError
-from ..milvus import (
-    CheckedMilvusVectorStore,
-    collection_has_rows,
-    milvus_vector_store,
-    rows_in,
-)
+from ..milvus import CheckedMilvusVectorStore, milvus_vector_store, rows_in
+from ..milvus_connection import BUILT_WITH, collection_has_rows, connect
 from ..milvus_errors import plain_errors
 
-_RECORD = "llamaindex_qwen3.built_with"
 _ROWS_AT_ONCE = 1000
 
 Progress = Callable[[int, int], None]
@@ -59,7 +53,7 @@ class Collection:
                 "first: qwen3-rag ingest PATH"
             )
         with plain_errors(uri):
-            client = MilvusClient(uri=uri, token=token)
+            client = connect(uri, token)
             described = client.describe_collection(name)
             fields = {field["name"]: field for field in described["fields"]}
             if "embedding" not in fields:
@@ -69,7 +63,7 @@ class Collection:
                 )
             [vectors] = client.list_indexes(name, field_name="embedding")[:1] or [""]
             metric = client.describe_index(name, vectors).get("metric_type") if vectors else None
-        record = (described.get("properties") or {}).get(_RECORD) or "{}"
+        record = (described.get("properties") or {}).get(BUILT_WITH) or "{}"
         return cls(
             uri=uri,
             name=name,
