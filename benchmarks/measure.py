@@ -85,12 +85,17 @@ def report(name: str, rows: list[dict[str, Any]], settings: dict[str, Any]) -> N
         [name, *(str(settings[k]) for k in ("size", "dtype", "device", "count") if k in settings)]
     )
     data = {
-        "command": "python -m benchmarks " + shlex.join(sys.argv[1:]),
+        "command": shlex.join(["python", "-m", _module(), *sys.argv[1:]]),
         "machine": machine(str(settings.get("device", "cpu"))),
         **settings,
         "rows": rows,
     }
     (RESULTS / f"{file}.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def _module() -> str:
+    spec = sys.modules["__main__"].__spec__
+    return spec.name.removesuffix(".__main__") if spec else "benchmarks"
 
 
 def machine(device: str) -> dict[str, Any]:
