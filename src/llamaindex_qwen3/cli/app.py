@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -129,16 +129,17 @@ def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
             err.print(f"[bold red]Error:[/] {show.escape(_in_words(error))}", soft_wrap=True)
             raise typer.Exit(1) from None
 
-    hints = get_type_hints(command, include_extras=True)
-    signature = inspect.signature(command)
-    asked = [p.replace(annotation=hints[p.name]) for p in signature.parameters.values()]
+    # Not get_type_hints: on Python 3.10 it puts what may be None into an Optional of its own, inside of
+    # which Typer does not look for options.
+    signature = inspect.signature(command, eval_str=True)
+    asked = list(signature.parameters.values())
     option = inspect.Parameter(
         "debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug
     )
     run.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[*asked, option], return_annotation=None
     )
-    run.__annotations__ = {**hints, "debug": Debug}
+    run.__annotations__ = {**{p.name: p.annotation for p in asked}, "debug": Debug}
     return run
 
 
