@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import warnings
@@ -21,7 +22,10 @@ from .tokenizer import load_tokenizer
 
 # Of one request: servers make batches of their own, and several requests keep them busy.
 _REQUEST_TOKENS = 4096
+# Tokenized in about a millisecond.
+_CHARACTERS_AT_ONCE = 2000
 
+T = TypeVar("T")
 _M = TypeVar("_M", bound="ServedClient")
 _shared: weakref.WeakValueDictionary[ServedModel, Any] = weakref.WeakValueDictionary()
 _sharing = threading.Lock()
@@ -109,6 +113,13 @@ class ServedClient:
     def _encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
         rows = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
         return [row.ids for row in rows]
+
+    @staticmethod
+    async def _aside(work: Callable[[Sequence[str], Any], T], texts: Sequence[str], to: Any) -> T:
+        """Tokenize in a thread, unless it is so little that a query of this loop can wait for it."""
+        if sum(map(len, texts)) < _CHARACTERS_AT_ONCE:
+            return work(texts, to)
+        return await asyncio.to_thread(work, texts, to)
 
     def _max_length(self, asked: int) -> int:
         """Return the most tokens of one text that model and servers allow."""

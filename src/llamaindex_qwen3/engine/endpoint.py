@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import email.utils
 import json
 import math
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+import anyio
 import httpx
 
 from ..errors import InvalidArgumentError, ServerAccessError, ServerError
@@ -161,11 +161,11 @@ class Endpoint:
         client = self._idle.pop() if self._idle else self._connection()
         try:
             # httpx's own time-out begins anew with each byte.
-            answer = await asyncio.wait_for(
-                client.request(method, self.url + path, content=content, headers=headers),
-                self._timeout_s,
-            )
-        except (httpx.TimeoutException, asyncio.TimeoutError) as error:
+            with anyio.fail_after(self._timeout_s):
+                answer = await client.request(
+                    method, self.url + path, content=content, headers=headers
+                )
+        except (httpx.TimeoutException, TimeoutError) as error:
             kind = "connecting" if isinstance(error, httpx.ConnectTimeout) else "waiting for it"
             raise TransientError(f"a time-out while {kind}") from None
         except (httpx.TransportError, httpx.DecodingError, httpx.StreamError) as error:

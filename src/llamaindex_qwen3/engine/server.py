@@ -73,8 +73,7 @@ class ServedEncoder(ServedClient):
         # Twice what is on the wire, so that places never wait for texts to be tokenized.
         async with Crew(2 * self._servers().bulk_at_once) as crew:
             for start in range(0, len(texts), _TEXTS_AT_ONCE):
-                # In a thread: tokenizing many texts would hold up the queries of this loop.
-                rows, cut = await asyncio.to_thread(
+                rows, cut = await self._aside(
                     self._rows, texts[start : start + _TEXTS_AT_ONCE], request
                 )
                 truncated += cut
@@ -162,7 +161,7 @@ class ServedScorer(ServedClient):
             return ScoreResult([], [])
         await self._servers().contact()
         documents, places = distinct(request.documents)
-        rows = await asyncio.to_thread(self._rows, documents, request)
+        rows = await self._aside(self._rows, documents, request)
         groups = self._requests(rows, request.max_batch_tokens)
         found = [0.0] * len(rows)
 
