@@ -76,12 +76,16 @@ class ChatModel(OpenAI):
 
 
 def chat_model(model: str = DEFAULT_LLM, base_url: str | None = None, **kwargs: Any) -> ChatModel:
-    """Return the language model that answers, at OpenAI or at a server that speaks its protocol."""
-    if base_url is not None:
+    """Return the language model that answers, at OpenAI or at a server that speaks its protocol.
+
+    `base_url` None takes the environment variable OPENAI_BASE_URL, which LlamaIndex's class ignores.
+    """
+    base_url = base_url or os.environ.get("OPENAI_BASE_URL")
+    if base_url:
         # Servers of one's own seldom want a key, but the client insists on having one.
         kwargs.setdefault("api_key", os.environ.get("OPENAI_API_KEY") or "none")
     return ChatModel(
-        model=model, api_base=base_url, **{"max_retries": 2, "timeout": 60.0, **kwargs}
+        model=model, api_base=base_url or None, **{"max_retries": 2, "timeout": 60.0, **kwargs}
     )
 
 

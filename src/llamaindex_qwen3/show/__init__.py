@@ -6,7 +6,6 @@ from rich.markup import escape
 
 from .checks import check, check_summary
 from .collection import collection
-from .quality import quality
 from .ranking import passages, rankings
 from .sources import marked, source_list
 from .text import clean, title
@@ -21,7 +20,6 @@ __all__ = [
     "escape",
     "marked",
     "passages",
-    "quality",
     "rankings",
     "source_list",
     "title",
