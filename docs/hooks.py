@@ -14,10 +14,10 @@ import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import File, Files
+if TYPE_CHECKING:
+    from mkdocs.structure.files import Files
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,6 +45,8 @@ _COMMANDS = "<!-- commands -->"
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages that are written elsewhere in the repository."""
+    from mkdocs.structure.files import File
+
     for source, page in PAGES.items():
         if page not in WRITTEN_HERE and (ROOT / source).is_file():
             files.append(File.generated(config, page, content=_page(source, page)))
@@ -76,7 +78,7 @@ def section(source: str, title: str) -> str:
         elif kept is not None:
             kept.append(line)
     if kept is None:
-        raise PluginError(f"{source} has no section {title!r}; a page of the site includes it")
+        raise LookupError(f"{source} has no section {title!r}; a page of the site includes it")
     return "\n".join(kept).strip()
 
 

@@ -1,0 +1,333 @@
+"""Every command and every piece of code in README, docs and examples does what it says."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import commands
+import openai_server
+import pytest
+from pages import DOCS, READ, ROOT, RUN, Block, blocks, hooks, pages, text_of
+from reader import Reader, at_work, fill_hub
+from servers.fake_servers import FakeServer
+
+from llamaindex_qwen3.models import model_pair
+
+SHARED = Path(os.environ.get("LLAMAINDEX_QWEN3_SHARED", ROOT.parent / "shared"))
+PAGES = pages()
+ON_RAY = "docs/how-to/ray.md"
+# They show the first page's code themselves.
+FIRST = {"README.md", "docs/index.md"}
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model hub's cache with the demo pair under the names of Qwen's models."""
+    cache = tmp_path_factory.mktemp("hub")
+    fill_hub(cache)
+    return cache
+
+
+class Questions(Sequence[str]):
+    """Answers of a language model, each another question, so that it can be asked to write some."""
+
+    def __init__(self) -> None:
+        self.count = itertools.count(1)
+
+    def __iter__(self) -> Iterator[str]:
+        yield f"What happens to value {next(self.count)} "
+        yield "of a collection [1]?"
+
+    def __getitem__(self, index: Any) -> Any:
+        raise AssertionError("answers are read from their beginning")
+
+    def __len__(self) -> int:
+        return 2
+
+
+@pytest.fixture(scope="module")
+def language_model() -> Iterator[str]:
+    """Return the address of a scripted server that speaks OpenAI's protocol."""
+    with openai_server.serve(Questions()) as (url, _):
+        yield url
+
+
+@pytest.fixture
+def model_servers(serve: Callable[..., FakeServer]) -> dict[str, str]:
+    """Return servers of the demo pair, by the addresses that pages give."""
+    pair = model_pair("demo")
+    name = "Qwen/Qwen3-{}-0.6B"
+    embedding = serve("vllm", Path(pair.embedding).resolve(), name=name.format("Embedding"))
+    rerankers = [
+        serve("vllm", Path(pair.reranker).resolve(), role="reranker", name=name.format("Reranker"))
+        for _ in range(2)
+    ]
+    return {
+        "http://gpu-1:8001": embedding.url,
+        "http://gpu-1:8002": rerankers[0].url,
+        "http://gpu-2:8002": rerankers[1].url,
+    }
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, marks=pytest.mark.ray) if p == ON_RAY else p for p in PAGES]
+)
+def test_what_a_page_says_works(
+    page: str,
+    tmp_path: Path,
+    hub: Path,
+    language_model: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    """Do everything on a page, in its order, in an empty folder."""
+    needs_servers = "http://gpu-" in text_of(page)
+    servers = request.getfixturevalue("model_servers") if needs_servers else {}
+    reader = Reader(tmp_path, hub, language_model, servers, on_ray=page == ON_RAY)
+    with at_work(reader):
+        if page not in FIRST and any(b.language in ("python", "diff") for b in blocks(page)):
+            reader.begin()
+        printed = ""
+        for block in blocks(page):
+            if page == "README.md":
+                reader.turn_to(block.section)
+            try:
+                printed = reader.read(block, printed)
+            except Exception as error:
+                raise AssertionError(f"{block.place}: {error}\n{block.text}") from error
+
+
+# --- what is run, and what is not ---------------------------------------------------------------
+
+
+def test_every_block_is_known() -> None:
+    """Have each block in a language, and each command of a kind, that something is done with."""
+    for page in PAGES:
+        for block in blocks(page):
+            assert block.language in RUN | READ, block.place
+            if block.language == "sh":
+                for command in commands.split(block.text):
+                    commands.why_not_run(command)
+
+
+def test_the_share_that_is_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """Run all code and most commands, and say how many and why not the others."""
+    code = 0
+    run, checked = Counter[str](), Counter[str]()
+    for page in PAGES:
+        for block in blocks(page):
+            code += block.language in ("python", "diff")
+            for command in commands.split(block.text) if block.language == "sh" else ():
+                if reason := commands.why_not_run(command):
+                    checked[f"{command.name}: {reason}"] += 1
+                else:
+                    run[command.name] += 1
+    with capsys.disabled():
+        print(f"\n{len(PAGES)} pages: {code} of {code} pieces of code run,", end=" ")
+        print(f"{run.total()} of {run.total() + checked.total()} commands run, the others checked:")
+        for reason, count in sorted(checked.items()):
+            print(f"  {count:3} {reason}")
+    assert code > 30
+    assert run["qwen3-rag"] > 30
+    # Every command of the command line that is meant to be typed is run somewhere.
+    assert set(run) == {"qwen3-rag", "python"}
+
+
+def test_commands_in_sentences() -> None:
+    """Check the commands that stand in the words: their names, options and targets exist."""
+    found = 0
+    for page in PAGES:
+        for code in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", without_blocks(page)):
+            if re.match(r"(qwen3-rag [a-z]|make |pip install|python -m benchmarks)", code):
+                if re.search(r"[…]", code):
+                    continue
+                for command in commands.split(code.replace(r"\|", "|")):
+                    found += 1
+                    in_sentence(command)
+    assert found > 20
+
+
+def in_sentence(command: commands.Command) -> None:
+    """Check a command that may leave out what the words around it say, such as the question."""
+    if command.name != "qwen3-rag":
+        commands.check(command)
+        return
+    name, *rest = command.arguments
+    group = commands.typer.main.get_command(commands.app)
+    assert name in group.commands, command  # type: ignore[attr-defined]
+    known = {o for p in group.commands[name].params for o in [*p.opts, *p.secondary_opts]}  # type: ignore[attr-defined]
+    assert {word for word in rest if word.startswith("-")} <= known | {"--help"}, command
+
+
+def without_blocks(page: str) -> str:
+    return re.sub(r"^```.*?^```", "", text_of(page), flags=re.M | re.S)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "qwen3-rag ingest docs/ --modles 0.6b --ray local",
+        "make dmeo",
+        "pip install 'llamaindex-qwen3[inspectre]'",
+        "vllm serve Qwen/Qwen3-Embedding-0.6B --max-model-length 8192",
+        "docker run --gpu all ghcr.io/huggingface/text-embeddings-inference:1.9 --model-id x",
+        "kubectl apply -f examples/serving/k8s/",
+        "curl -s http://localhost/ask -d '{question}'",
+        "python -m benchmarks rerank --candidate 10",
+        "rm -rf docs",
+    ],
+)
+def test_a_wrong_command_is_noticed(wrong: str) -> None:
+    """Show that commands which are only checked can fail."""
+    (command,) = commands.split(wrong)
+    with pytest.raises((AssertionError, ValueError)):
+        read(command)
+
+
+def read(command: commands.Command) -> None:
+    """Check a command as a reader does that does not run it."""
+    assert commands.why_not_run(command)
+    commands.check(command)
+
+
+def test_wrong_code_is_noticed(tmp_path: Path, hub: Path, language_model: str) -> None:
+    """Show that code, output and commands which are run can fail."""
+    page = "docs/concepts.md"
+    reader = Reader(tmp_path, hub, language_model, {})
+    with at_work(reader):
+        with pytest.raises(NameError):
+            reader.read(Block(page, 1, "python", "print(undefined)\n"), "")
+        with pytest.raises(AssertionError, match="another output"):
+            reader.read(Block(page, 1, "text", "two\n"), "one\n")
+        with pytest.raises(AssertionError, match="There is no file or folder"):
+            reader.read(Block(page, 1, "sh", "qwen3-rag ingest no-such-folder\n"), "")
+
+
+# --- what pages say ---------------------------------------------------------------------------
+
+
+def messages() -> list[str]:
+    """Return the texts in the source, with … for what is put into them."""
+    found: list[str] = []
+    for file in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [p.value if isinstance(p, ast.Constant) else "…" for p in node.values]
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+QUOTED = re.findall(r"^`(.+)`\n:   \S", text_of("docs/troubleshooting.md"), re.M)
+NOT_OURS = {"Extra inputs are not permitted"}
+
+
+@pytest.fixture(scope="module")
+def source_messages() -> list[str]:
+    return messages()
+
+
+@pytest.mark.parametrize("quoted", QUOTED)
+def test_quoted_messages_exist(quoted: str, source_messages: list[str]) -> None:
+    """Quote no message that is not in the source, word for word."""
+    if quoted in NOT_OURS:
+        from llamaindex_qwen3 import Qwen3Reranker
+
+        with pytest.raises(ValueError, match=quoted):
+            Qwen3Reranker(topn=3)
+        return
+    pieces = [re.escape(piece) for piece in re.split(r"…+", quoted)]
+    assert len(max(pieces, key=len)) > 9, "too little is quoted to be found"
+    pattern = re.compile(".*?".join(pieces), re.S)
+    assert any(pattern.search(message) for message in source_messages)
+
+
+def test_every_message_is_explained() -> None:
+    """Give each quoted message, of which there are many, its cause or remedy."""
+    text = text_of("docs/troubleshooting.md")
+    assert len(QUOTED) == len(set(QUOTED)) == len(re.findall(r"^`", text, re.M)) > 50
+
+
+def test_the_command_line_is_whole() -> None:
+    """Describe every option of every command, as --help does."""
+    page = text_of("docs/reference/command-line.md")
+    group: Any = commands.typer.main.get_command(commands.app)
+    parts = {part.split("\n")[0]: part for part in page.split("\n## ")[1:]}
+    assert list(parts) == group.list_commands(None)
+    for name, part in parts.items():
+        for parameter in group.commands[name].params:
+            wanted = parameter.opts if parameter.param_type_name == "option" else []
+            assert all(f"`{option}`" in part for option in wanted if option != "--help"), name
+
+
+def test_included_parts_are_not_repeated() -> None:
+    """Take from the README what it says: no paragraph of it stands in a page of its own."""
+    readme = {p.strip() for p in (ROOT / "README.md").read_text().split("\n\n") if len(p) > 120}
+    for file in DOCS.rglob("*.md"):
+        assert not readme & {p.strip() for p in file.read_text().split("\n\n")}, file
+
+
+def test_a_missing_part_is_an_error() -> None:
+    """Fail where a page includes a section that is gone."""
+    with pytest.raises(LookupError, match="has no section 'Gone'"):
+        hooks().with_parts('<!-- section README.md "Gone" -->', "index.md")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the published geometry")
+def test_model_sizes_are_right() -> None:
+    """Derive every figure on memory from the published geometry."""
+    geometry = json.loads((SHARED / "golden.json").read_text())["geometry"]
+    page = text_of("docs/model-size.md")
+    rows = re.findall(r"^\| (\S+-\S+B) \| ([\d,]+) \| ([\d.]+) GB \| ([\d.]+) GB \|$", page, re.M)
+    assert {f"Qwen3-{row[0]}" for row in rows} == set(geometry)
+    for name, parameters, half, whole in rows:
+        count = geometry[f"Qwen3-{name}"]["parameters"]
+        assert int(parameters.replace(",", "")) == count
+        assert float(half) == round(count * 2 / 1e9, 2)
+        assert float(whole) == round(count * 4 / 1e9, 2)
+    for size, figure in re.findall(r"^    (\d\S*B) .* = ([\d.]+)e9", page, re.M):
+        model = geometry[f"Qwen3-Reranker-{size}"]
+        tables = 1 if model["tie_word_embeddings"] else 2
+        weights = model["parameters"] - tables * model["vocab_size"] * model["hidden_size"]
+        assert float(figure) == round(weights / 1e9, 2)
+    for size, values, gigabytes in re.findall(
+        r"^\| (\d\S*B) \| ([\d,]+) \| ([\d.]+) GB", page, re.M
+    ):
+        width = geometry[f"Qwen3-Embedding-{size}"]["hidden_size"]
+        assert int(values.replace(",", "")) == width
+        assert float(gigabytes) == round(width * 4 / 1e3, 1)
+    for figure, layers in re.findall(r"([\d.]+) GB for [^(]*\((\d+) layers\)", page):
+        assert float(figure) == round(2 * int(layers) * 8 * 128 * 2 * 32768 / 1e9, 2)
+
+
+def test_the_site_builds(tmp_path: Path) -> None:
+    """Build the site without a warning, and with nothing in it that comes from elsewhere."""
+    pytest.importorskip("mkdocs", reason="needs pip install 'llamaindex-qwen3[docs]'")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    site = tmp_path / "site"
+    loaded = r"<(?:script|link|img|iframe)[^>]+(?:src|href)=\"?(https?:[^\" >]+)"
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not [url for url in re.findall(loaded, text) if "canonical" not in url], page
+        assert "<!-- section" not in text
+    reference = (site / "reference" / "components.html").read_text(encoding="utf-8")
+    for name in ("Qwen3Embedding", "Qwen3Reranker", "milvus_vector_store", "with_task"):
+        assert name in reference
