@@ -37,7 +37,7 @@ PAGES = {
 }
 WRITTEN_HERE = {"index.md"}
 
-_LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|#)([^)#]+)(#[^)]*)?\)")
+_LINK = re.compile(r"(!?)\[([^\]]+)\]\((?!https?:|#)([^)#]+)(#[^)]*)?\)")
 _PART = re.compile(r'^<!-- section (\S+) "(.+)" -->$', re.M)
 _MEASURED = re.compile(r"^<!-- measured (\S+) -->$", re.M)
 _COMMANDS = "<!-- commands -->"
@@ -104,12 +104,13 @@ def relink(text: str, source: str, page: str) -> str:
     """
 
     def target(found: re.Match[str]) -> str:
-        name, path, anchor = found.groups()
+        mark, name, path, anchor = found.groups()
         there = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
-        if there not in PAGES:
+        here = there.removeprefix("docs/") if there.startswith("docs/") else PAGES.get(there)
+        if here is None:
             return name
-        link = posixpath.relpath(PAGES[there], posixpath.dirname(page) or ".")
-        return f"[{name}]({link}{anchor or ''})"
+        link = posixpath.relpath(here, posixpath.dirname(page) or ".")
+        return f"{mark}[{name}]({link}{anchor or ''})"
 
     return _LINK.sub(target, text)
 
@@ -146,7 +147,7 @@ def commands() -> str:
     from llamaindex_qwen3.cli.app import app
 
     group: Any = typer.main.get_command(app)
-    parts = [_plain(group.help), _plain(group.epilog)]
+    parts: list[str] = []
     for name in group.list_commands(None):
         parts += _command(name, group.commands[name])
     return "\n\n".join(parts)
@@ -179,12 +180,14 @@ def _metavar(argument: Any) -> str:
 
 
 def _table(title: str, rows: list[tuple[str, Any]]) -> str:
-    lines = [f"| {title} | | default |", "|---|---|---|"]
+    lines = [f"| {title} | |", "|---|---|"]
     for name, parameter in rows:
         told = _plain(getattr(parameter, "help", None) or "")
         if variable := getattr(parameter, "envvar", None):
             told += f" Or set `{variable}`."
-        lines.append(f"| {name} | {told} | {_default(parameter)} |")
+        if default := _default(parameter):
+            told += f" Default: {default}."
+        lines.append(f"| {name} | {told.strip()} |")
     return "\n".join(lines)
 
 
