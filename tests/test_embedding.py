@@ -247,7 +247,6 @@ def test_misspelt_argument(embedding_dir: Path) -> None:
         Qwen3Embedding(model_name=str(embedding_dir), dimension=64)
 
 
-
 def test_path_object(embedding_dir: Path, reference_embedder: ReferenceEmbedder) -> None:
     """Take a local directory written with a trailing slash."""
     vector = embedder(embedding_dir, model_name=f"{embedding_dir}/").get_text_embedding("a")
