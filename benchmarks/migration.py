@@ -6,6 +6,8 @@ python -m benchmarks.migration
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,41 +23,59 @@ from llamaindex_qwen3.pipeline import Ranking, read_documents, split_sections
 
 from .measure import report
 
-FAQ = Path(__file__).parents[1] / "examples" / "data" / "milvus_faq"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+FAQ = EXAMPLES / "data" / "milvus_faq"
+TEMPLATE = EXAMPLES / "serving" / "qwen3_reranker.jinja"
 CANDIDATES = 10
-OURS = "Qwen3Embedding", "Qwen3Reranker"
 
 
 def main() -> None:
     """Measure each combination of embedding and reranker."""
+    with tempfile.TemporaryDirectory() as folder:
+        embeddings, rerankers = _contenders(Path(folder) / "reranker")
+        nodes = split_sections(read_documents([FAQ]))
+        rows = [
+            _row(embedding, reranker, *_measure(nodes, embed_model, judge))
+            for embedding, embed_model in embeddings.items()
+            for reranker, judge in rerankers.items()
+        ]
+    report("migration", rows, {"size": "demo", "dtype": "float32", "device": "cpu"})
+
+
+def _contenders(
+    with_template: Path,
+) -> tuple[dict[str, BaseEmbedding], dict[str, BaseNodePostprocessor]]:
+    """Load the models by this package and by LlamaIndex's wrappers.
+
+    Args:
+        with_template: Directory to make, for the reranker with the official template beside it.
+    """
     import torch
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
     from llama_index.postprocessor.sbert_rerank import SentenceTransformerRerank
 
-    pair = model_pair("demo")
-    options = {"dtype": torch.float32}
-    embeddings: dict[str, BaseEmbedding] = {
-        OURS[0]: Qwen3Embedding(pair.embedding, dtype="float32", device="cpu"),
-        "HuggingFaceEmbedding": HuggingFaceEmbedding(
-            pair.embedding, device="cpu", model_kwargs=options
-        ),
-    }
-    rerankers: dict[str, BaseNodePostprocessor] = {
-        OURS[1]: Qwen3Reranker(pair.reranker, dtype="float32", device="cpu", top_n=CANDIDATES),
-        "SentenceTransformerRerank": SentenceTransformerRerank(
-            model=pair.reranker,
+    pair, options = model_pair("demo"), {"dtype": torch.float32}
+    shutil.copytree(pair.reranker, with_template)
+    shutil.copy(TEMPLATE, with_template / "chat_template.jinja")
+
+    def wrapper(directory: str) -> SentenceTransformerRerank:
+        return SentenceTransformerRerank(
+            model=directory,
             device="cpu",
             top_n=CANDIDATES,
             cross_encoder_kwargs={"model_kwargs": options},
-        ),
+        )
+
+    ours = Qwen3Reranker(pair.reranker, dtype="float32", device="cpu", top_n=CANDIDATES)
+    plain = HuggingFaceEmbedding(pair.embedding, device="cpu", model_kwargs=options)
+    return {
+        "Qwen3Embedding": Qwen3Embedding(pair.embedding, dtype="float32", device="cpu"),
+        "HuggingFaceEmbedding": plain,
+    }, {
+        "Qwen3Reranker": ours,
+        "SentenceTransformerRerank": wrapper(pair.reranker),
+        "the same, template added": wrapper(str(with_template)),
     }
-    nodes = split_sections(read_documents([FAQ]))
-    rows = [
-        _row(embedding, reranker, *_measure(nodes, embed_model, judge))
-        for embedding, embed_model in embeddings.items()
-        for reranker, judge in rerankers.items()
-    ]
-    report("migration", rows, {"size": "demo", "dtype": "float32", "device": "cpu"})
 
 
 def _measure(

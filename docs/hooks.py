@@ -85,11 +85,12 @@ def section(source: str, title: str) -> str:
 def measured(name: str) -> str:
     """Return a table of what a benchmark wrote, under the command that wrote it."""
     result = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
-    columns = list(result["rows"][0])
-    lines = [f"`{result['command']}`", "", f"| {' | '.join(columns)} |"]
-    lines.append("|---" + "|--:" * (len(columns) - 1) + "|")
-    for row in result["rows"]:
-        lines.append(f"| {' | '.join(map(_figure, row.values()))} |")
+    rows = result["rows"]
+    # What is the same in every row tells nothing in a table.
+    columns = [key for key in rows[0] if len({str(row[key]) for row in rows}) > 1]
+    sides = ["---" if isinstance(rows[0][key], str) else "--:" for key in columns]
+    lines = [f"`{result['command']}`", "", f"| {' | '.join(columns)} |", f"|{'|'.join(sides)}|"]
+    lines += [f"| {' | '.join(_figure(row[key]) for key in columns)} |" for row in rows]
     return "\n".join(lines)
 
 
