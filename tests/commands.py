@@ -239,7 +239,7 @@ def _cp(command: Command) -> None:
 #: By what is started: why it is not run, and how it is checked instead.
 CHECKS: dict[str, tuple[str, Callable[[Command], None]]] = {
     "make": ("makes a virtual environment from the network; CI runs it", _make),
-    "pip": ("takes packages from the network; CI installs these extras", _pip),
+    "pip": ("takes packages from the network; its extras and files are checked", _pip),
     "python -m benchmarks": ("takes minutes to hours; CI runs each at a small size", _benchmarks),
     "python -m benchmarks.migration": ("needs the extra bench", _module),
     "vllm": ("needs vLLM and a GPU; tests of real servers run its options by -m server", _vllm),
