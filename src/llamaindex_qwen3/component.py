@@ -121,6 +121,13 @@ class Qwen3Component(BaseModel):
             if self._geometry is not None:
                 self._check_geometry(self._geometry)
 
+    def model_copy(self, *, update: Any = None, deep: bool = False) -> Self:
+        """Copy as pydantic does; a copy for another model or server does not share the engine."""
+        copy = super().model_copy(update=update, deep=deep)
+        if update and _CHECKPOINT_FIELDS.intersection(update):
+            copy._slot, copy._geometry = EngineSlot(), None
+        return copy
+
     def load(self) -> Self:
         """Load the weights, or contact the server, now instead of at the first use.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -49,8 +49,10 @@ class Crew:
             done, self._running = await asyncio.wait(
                 self._running, return_when=asyncio.FIRST_COMPLETED
             )
-            for task in done:
-                task.result()
+            # All are read: asyncio complains of errors that nobody has seen.
+            errors = [error for task in done if (error := task.exception())]
+            if errors:
+                raise errors[0]
 
     async def __aenter__(self) -> Crew:
         return self
@@ -62,6 +64,7 @@ class Crew:
         finally:
             for task in self._running:
                 task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
 
 
 def run(work: Coroutine[Any, Any, T]) -> Future[T]:
@@ -86,8 +89,19 @@ def wait(future: Future[T]) -> T:
         del future
 
 
+def start(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Have the shared loop run a coroutine some time, if there is one; takes no lock.
+
+    Garbage collection may call this in any thread, with any lock held.
+    """
+    if _loop is not None and _pid == os.getpid():
+        _loop.call_soon_threadsafe(lambda: asyncio.ensure_future(make(), loop=_loop))
+
+
 def _running() -> asyncio.AbstractEventLoop:
     global _loop, _pid
+    if _loop is not None and _pid == os.getpid():
+        return _loop
     # A forked child inherits the loop but not the thread that runs it.
     with _starting:
         if _loop is None or _pid != os.getpid():

@@ -25,6 +25,7 @@ _REQUEST_TOKENS = 4096
 # Tokenized in about a millisecond.
 _CHARACTERS_AT_ONCE = 2000
 
+A = TypeVar("A")
 T = TypeVar("T")
 _M = TypeVar("_M", bound="ServedClient")
 _shared: weakref.WeakValueDictionary[ServedModel, Any] = weakref.WeakValueDictionary()
@@ -40,13 +41,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Row:
     """A text with its prompt or a document, the ids of all that is read, and how many were cut."""
 
     text: str
     ids: list[int]
     truncated: int
+    # As a server takes it that takes no ids.
+    plain: str | None = None
+
+
+S = TypeVar("S", str, Row)
 
 
 class ServedClient:
@@ -67,14 +73,14 @@ class ServedClient:
         self._control, self._plain = load_tokenizer(model.checkpoint)
         self._truncation = TruncationReport(model.checkpoint.model)
         self._altered = self._altered_reported = False
-        self._pid = -1
+        self._pools: dict[int, Pool] = {}
 
     def __deepcopy__(self: _M, memo: dict[int, Any]) -> _M:
         return self
 
     def contact(self) -> None:
         """Contact the servers now instead of at the first call."""
-        background.wait(background.run(self._servers().contact()))
+        background.wait(background.run(self._servers().contact(everyone=True)))
 
     async def _probe(self, endpoint: Endpoint) -> None:
         """Make the first contact with a server."""
@@ -94,30 +100,32 @@ class ServedClient:
             raise
 
     def _servers(self) -> Pool:
-        # Connections do not survive a fork.
-        if self._pid != os.getpid():
-            with _sharing:
-                if self._pid != os.getpid():
-                    # The pool must not hold this object, whose end is what closes it.
-                    probe = weakref.WeakMethod(self._probe)
+        # Connections do not survive a fork. No lock: this is called on the loop of all clients.
+        pid = os.getpid()
+        pool = self._pools.get(pid)
+        if pool is None:
+            # The pool must not hold this object, whose end is what closes it.
+            probe = weakref.WeakMethod(self._probe)
 
-                    async def contact(endpoint: Endpoint) -> None:
-                        if (live := probe()) is not None:
-                            await live(endpoint)
+            async def contact(endpoint: Endpoint) -> None:
+                if (live := probe()) is not None:
+                    await live(endpoint)
 
-                    pool = Pool(self.model, contact)
-                    weakref.finalize(self, _close, pool, os.getpid()).atexit = False
-                    self._pool, self._pid = pool, os.getpid()
-        return self._pool
+            made = Pool(self.model, contact)
+            pool = self._pools.setdefault(pid, made)
+            if pool is made:
+                weakref.finalize(self, background.start, pool.close).atexit = False
+        return pool
 
     def _encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
         rows = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
         return [row.ids for row in rows]
 
     @staticmethod
-    async def _aside(work: Callable[[Sequence[str], Any], T], texts: Sequence[str], to: Any) -> T:
+    async def _aside(work: Callable[[Sequence[S], A], T], texts: Sequence[S], to: A) -> T:
         """Tokenize in a thread, unless it is so little that a query of this loop can wait for it."""
-        if sum(map(len, texts)) < _CHARACTERS_AT_ONCE:
+        lengths = (len(text.text if isinstance(text, Row) else text) for text in texts)
+        if sum(lengths) < _CHARACTERS_AT_ONCE:
             return work(texts, to)
         return await asyncio.to_thread(work, texts, to)
 
@@ -193,8 +201,3 @@ class ServedClient:
         """Return which rows go together."""
         most = min(e.profile.max_texts for e in self._servers().ready)
         return pack([len(row.ids) for row in rows], max_tokens or _REQUEST_TOKENS, most)
-
-
-def _close(pool: Pool, pid: int) -> None:
-    if pid == os.getpid():
-        background.run(pool.close())

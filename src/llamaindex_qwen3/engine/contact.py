@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, cast
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random
 
 from ..errors import ModelNotServedError, ServerMismatchError
 from .endpoint import Endpoint, NotFoundError, ServedModel, TransientError
-from .wire import Kind
+from .wire import Kind, WrongAnswerError
 
 _TEXTS_AT_ONCE = 32
 
@@ -35,14 +35,30 @@ class Identity:
 
 
 async def patiently(send: Any, *args: Any) -> Any:
-    """Send a request of the first contact; a fault that is gone at once should not end it."""
+    """Send a request of the first contact; a fault that is gone at once should not end it.
+
+    Raises:
+        WrongAnswerError: An answer that shows another kind of model.
+        TransientError: A fault that stays.
+    """
     attempts = AsyncRetrying(
-        retry=retry_if_exception_type(TransientError),
+        retry=retry_if_exception(_may_pass),
         wait=wait_random(0.02, 0.1),
         stop=stop_after_attempt(5),
         reraise=True,
     )
-    return await attempts(send, *args)
+    try:
+        return await attempts(send, *args)
+    except WrongAnswerError as error:
+        if len(error.args) > 1:
+            raise
+        raise TransientError(str(error.args[0]), 200, is_outage=False) from None
+
+
+def _may_pass(error: BaseException) -> bool:
+    if isinstance(error, WrongAnswerError):
+        return len(error.args) == 1
+    return isinstance(error, TransientError) and not error.is_timeout
 
 
 async def identify(endpoint: Endpoint, model: ServedModel) -> Identity:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import json
 import math
@@ -19,6 +20,9 @@ from ..errors import InvalidArgumentError, ServerAccessError, ServerError
 from .checkpoint import Checkpoint
 
 _CONNECT_TIMEOUT_S = 10.0
+# For a server that has not answered anything yet: a wrong address should show soon.
+_FIRST_ANSWER_S = 5.0
+_MESSAGE_CHARACTERS = 200
 _LONGEST_RETRY_AFTER_S = 60.0
 # Characters in a row that a message and a text share only if one repeats the other.
 _STRETCH = 16
@@ -48,6 +52,7 @@ class TransientError(Exception):
         retry_after_s: How long the server asks to wait.
         is_outage: Whether the server was not there or not able to work, as in a restart: that can
             take long, where a wrong answer is worth a few attempts.
+        is_timeout: Whether nothing came in time.
     """
 
     def __init__(
@@ -56,11 +61,13 @@ class TransientError(Exception):
         status: int | None = None,
         retry_after_s: float = 0.0,
         is_outage: bool = True,
+        is_timeout: bool = False,
     ) -> None:
         super().__init__(fault)
         self.status = status
         self.retry_after_s = retry_after_s
         self.is_outage = is_outage
+        self.is_timeout = is_timeout
 
 
 class TooLargeError(ServerError):
@@ -77,9 +84,11 @@ def check_url(url: str) -> str:
     Raises:
         InvalidArgumentError: It is no plain http address. A secret in it is not shown.
     """
+    url = url.strip()
     try:
         parts = urlsplit(url)
         plain = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        plain = plain and url.isprintable() and " " not in url
     except ValueError:
         plain = False
     if "@" in url or "?" in url or "#" in url:
@@ -116,7 +125,10 @@ class Endpoint:
         self.url = url
         self.in_flight = {True: 0, False: 0}  # requests, by whether they are bulk
         self.answered = False
+        # Faults since it last worked; until when others are preferred, and nobody may ask.
+        self.faults = 0
         self.down_until = 0.0
+        self.held_until = 0.0
         # What the first contact shows; set by those who make it.
         self.profile: Any = None
         self._key = model.api_key
@@ -125,6 +137,7 @@ class Endpoint:
         # One connection each: a shared pool looks at all of its connections for every request, which
         # costs more than the request.
         self._idle: list[httpx.AsyncClient] = []
+        self._closing: set[asyncio.Future[None]] = set()
         self._tls: ssl.SSLContext | None = None
 
     async def close(self) -> None:
@@ -159,27 +172,30 @@ class Endpoint:
         content = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         headers = {"Content-Type": "application/json"} if content else {}
         client = self._idle.pop() if self._idle else self._connection()
+        limit_s = self._timeout_s if self.answered else min(self._timeout_s, _FIRST_ANSWER_S)
         try:
             # httpx's own time-out begins anew with each byte.
-            with anyio.fail_after(self._timeout_s):
+            with anyio.fail_after(limit_s):
                 answer = await client.request(
                     method, self.url + path, content=content, headers=headers
                 )
-        except (httpx.TimeoutException, TimeoutError) as error:
-            kind = "connecting" if isinstance(error, httpx.ConnectTimeout) else "waiting for it"
-            raise TransientError(f"a time-out while {kind}") from None
-        except (httpx.TransportError, httpx.DecodingError, httpx.StreamError) as error:
-            told = str(error) or type(error).__name__
-            raise TransientError(f"a broken connection ({told})") from None
-        finally:
-            self._idle.append(client)
+        except BaseException as error:
+            # Cancelled in the middle, a connection may never be given back inside httpx.
+            self._drop(client)
+            raise _transient(error) from None
+        self._idle.append(client)
         if answer.status_code != httpx.codes.OK:
             raise self._refusal(answer, path, private)
         self.answered = True
         try:
             return json.loads(answer.content)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise TransientError("broken JSON", answer.status_code, is_outage=False) from None
+
+    def _drop(self, client: httpx.AsyncClient) -> None:
+        closing = asyncio.ensure_future(client.aclose())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     def _connection(self) -> httpx.AsyncClient:
         self._tls = self._tls or httpx.create_ssl_context()
@@ -198,6 +214,7 @@ class Endpoint:
         told = _message(answer)
         if (self._key and self._key in told) or _repeats(told, private):
             told = ""
+        told = told[:_MESSAGE_CHARACTERS]
         place = f"{self.url}{path}"
         if status in _AGAIN or (status >= 500 and status not in _NEVER):
             # Not able to work now; 500 is more likely to be about this one request.
@@ -226,15 +243,28 @@ class Endpoint:
         return kind(f"{place} refused a request: HTTP {status}{told}.", self.url, status)
 
 
+def _transient(error: BaseException) -> BaseException:
+    """Return what a failed request means: a fault that may pass, or the error itself."""
+    if isinstance(error, (httpx.TimeoutException, TimeoutError, asyncio.TimeoutError)):
+        kind = "connecting" if isinstance(error, httpx.ConnectTimeout) else "waiting for it"
+        return TransientError(f"a time-out while {kind}", is_timeout=True)
+    if isinstance(error, (httpx.TransportError, httpx.DecodingError, httpx.StreamError)):
+        return TransientError(f"a broken connection ({str(error) or type(error).__name__})")
+    return error
+
+
 def _message(answer: httpx.Response) -> str:
-    """Return what a server says of its refusal, shortened."""
+    """Return what a server says of its refusal."""
     try:
         said = answer.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     while isinstance(said, dict):
         said = said.get("error") or said.get("message") or said.get("detail")
-    return f": {str(said)[:200].rstrip('. ')}" if said else ""
+    if isinstance(said, list):
+        # FastAPI's, which repeat what was sent in other keys.
+        said = "; ".join(str(item.get("msg", "")) for item in said if isinstance(item, dict))
+    return f": {str(said).rstrip('. ')}" if said else ""
 
 
 def _repeats(message: str, texts: Sequence[str]) -> bool:

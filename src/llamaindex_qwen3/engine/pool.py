@@ -12,8 +12,8 @@ from typing import NoReturn, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from ..errors import ServerError
-from .endpoint import Endpoint, ServedModel, TransientError
+from ..errors import ServerError, ServerMismatchError
+from .endpoint import Endpoint, NotFoundError, ServedModel, TooLargeError, TransientError
 from .wire import WrongAnswerError
 
 T = TypeVar("T")
@@ -24,6 +24,8 @@ _FIRST_CONTACT_S = 3.0
 # Attempts at a request whose answer is wrong, or that fails inside the server: it may be the text.
 _WRONG_ANSWERS = 6
 _QUERIES_AT_ONCE = 64
+# For how long a server that failed again and again is left alone while others work.
+_LONGEST_AWAY_S = 30.0
 _back_off = wait_random_exponential(multiplier=0.2, max=10.0, min=0.05)
 
 
@@ -37,6 +39,7 @@ class _Tried:
     endpoint: Endpoint | None = None
     fault: TransientError | None = None
     wrong: int = 0
+    waited_s: float = 0.0
 
     def met(self, fault: TransientError) -> TransientError:
         """Note a fault."""
@@ -46,8 +49,8 @@ class _Tried:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the first fault."""
-        return time.monotonic() - self.since if self.since else 0.0
+        """Seconds since the first fault, without those spent waiting for a place."""
+        return time.monotonic() - self.since - self.waited_s if self.since else 0.0
 
 
 class Pool:
@@ -63,7 +66,7 @@ class Pool:
         self._endpoints = [Endpoint(url, model) for url in model.urls]
         self._most = {True: model.max_in_flight, False: max(_QUERIES_AT_ONCE, model.max_in_flight)}
         self._waiting: dict[bool, deque[asyncio.Future[None]]] = {True: deque(), False: deque()}
-        self._contacting = {endpoint: asyncio.Lock() for endpoint in self._endpoints}
+        self._contacts: dict[Endpoint, asyncio.Task[None]] = {}
 
     @property
     def bulk_at_once(self) -> int:
@@ -80,20 +83,25 @@ class Pool:
         for endpoint in self._endpoints:
             await endpoint.close()
 
-    async def contact(self) -> None:
-        """Contact every server; those that are away are contacted when they are first needed.
+    async def contact(self, everyone: bool = False) -> None:
+        """Contact the servers; those that are away are contacted when they are first needed.
+
+        Args:
+            everyone: Wait for all of them, not only for the first that can work.
 
         Raises:
             ServerError: None can be reached, or one that can is not as it must be.
         """
-        if self.ready:
-            return
-        results = await asyncio.gather(
-            *map(self._first_contact, self._endpoints), return_exceptions=True
-        )
-        for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, TransientError):
-                raise result
+        pending = {asyncio.ensure_future(self._first_contact(e)) for e in self._endpoints}
+        for task in pending:
+            # Those left behind speak for themselves when their server is asked.
+            task.add_done_callback(_seen)
+        while pending and (everyone or not self.ready):
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                error = task.exception()
+                if error is not None and not isinstance(error, TransientError):
+                    raise error
 
         async def nothing(endpoint: Endpoint) -> None:
             """Be content with the contact."""
@@ -135,7 +143,10 @@ class Pool:
         return result
 
     async def _attempt(self, send: Send[T], bulk: bool, tried: _Tried) -> T:
+        began = time.monotonic()
         async with self._place(bulk) as endpoint:
+            if tried.since:
+                tried.waited_s += time.monotonic() - began
             tried.endpoint = endpoint
             try:
                 await self._first_contact(endpoint)
@@ -144,14 +155,26 @@ class Pool:
                 raise tried.met(TransientError(str(error.args[0]), 200, is_outage=False)) from None
             except TransientError as error:
                 raise tried.met(error) from None
-            endpoint.down_until = 0.0
+            endpoint.faults, endpoint.down_until = 0, 0.0
             return result
 
     async def _first_contact(self, endpoint: Endpoint) -> None:
-        if endpoint.profile is None:
-            async with self._contacting[endpoint]:
-                if endpoint.profile is None:
-                    await self._contact(endpoint)
+        if endpoint.profile is not None:
+            return
+        task = self._contacts.get(endpoint)
+        if task is None:
+            task = self._contacts[endpoint] = asyncio.ensure_future(self._make_contact(endpoint))
+            task.add_done_callback(_seen)
+        # All who wait share it, and one who is cancelled does not end it for the others.
+        await asyncio.shield(task)
+
+    async def _make_contact(self, endpoint: Endpoint) -> None:
+        try:
+            await self._contact(endpoint)
+        except (NotFoundError, TooLargeError) as error:
+            raise ServerMismatchError(str(error), error.url, error.status) from None
+        finally:
+            del self._contacts[endpoint]
 
     @asynccontextmanager
     async def _place(self, bulk: bool) -> AsyncIterator[Endpoint]:
@@ -166,6 +189,9 @@ class Pool:
                     self._call_next(bulk)
                 raise
         endpoint.in_flight[bulk] += 1
+        if endpoint.faults:
+            # One tries whether it works again; the others go elsewhere in the meantime.
+            endpoint.down_until = time.monotonic() + self._model.timeout_s
         try:
             yield endpoint
         finally:
@@ -181,10 +207,11 @@ class Pool:
                 return
 
     def _free(self, bulk: bool) -> Endpoint | None:
+        now = time.monotonic()
         free = [
             endpoint
             for endpoint in self._up() or self._endpoints
-            if endpoint.in_flight[bulk] < self._most[bulk]
+            if endpoint.in_flight[bulk] < self._most[bulk] and endpoint.held_until <= now
         ]
         return min(free, key=lambda endpoint: sum(endpoint.in_flight.values()), default=None)
 
@@ -202,8 +229,21 @@ class Pool:
         if not tried.fault.is_outage:
             tried.wrong += 1
             return pause
-        tried.endpoint.down_until = time.monotonic() + pause
+        endpoint, loop = tried.endpoint, asyncio.get_running_loop()
+        endpoint.faults += 1
+        away_s = max(pause, min(_LONGEST_AWAY_S, 0.1 * 2 ** min(endpoint.faults, 10)))
+        endpoint.down_until = time.monotonic() + away_s
+        loop.call_later(away_s, self._call_all)
+        if tried.fault.retry_after_s:
+            endpoint.held_until = time.monotonic() + pause
+            loop.call_later(pause, self._call_all)
         return 0.0 if self._up() else pause
+
+    def _call_all(self) -> None:
+        """Have all who wait look again: a server is back."""
+        for bulk, waiting in self._waiting.items():
+            for _ in range(len(waiting)):
+                self._call_next(bulk)
 
     def _limit_s(self) -> float:
         seen = any(endpoint.answered for endpoint in self._endpoints)
@@ -233,3 +273,9 @@ class Pool:
             url,
             fault.status,
         )
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    # asyncio complains of errors that nobody has read.
+    if not task.cancelled():
+        task.exception()

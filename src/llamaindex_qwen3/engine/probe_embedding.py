@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import ModelNotServedError, ServerError, ServerMismatchError
+from ..errors import ModelNotServedError, ServerAccessError, ServerError, ServerMismatchError
 from .contact import Identity, patiently
-from .endpoint import Endpoint, NotFoundError, TransientError
+from .endpoint import Endpoint, NotFoundError, TooLargeError, TransientError
 from .wire import (
     Input,
     Kind,
@@ -89,7 +89,16 @@ async def probe(
     path = await _path(endpoint, identity)
 
     async def ask(inputs: Input) -> Vectors:
-        return np.asarray(await patiently(vectors, endpoint, kind, model, path, inputs))
+        if len(inputs) > identity.max_texts:
+            half = len(inputs) // 2
+            return np.concatenate([await ask(inputs[:half]), await ask(inputs[half:])])
+        try:
+            return np.asarray(await patiently(vectors, endpoint, kind, model, path, inputs))
+        except TooLargeError:
+            if len(inputs) == 1:
+                raise
+            half = len(inputs) // 2
+            return np.concatenate([await ask(inputs[:half]), await ask(inputs[half:])])
 
     texts = await ask([_TEXT, _CONTROL, _TEXT + " \n"])
     if texts.shape[1] != width:
@@ -125,6 +134,8 @@ async def _takes_ids(
     text, control = ids
     try:
         rows = await ask([text, text[:-1], control, control[:-1]])
+    except (ServerAccessError, TooLargeError):
+        raise
     except ServerError:
         return False
     except TransientError as error:

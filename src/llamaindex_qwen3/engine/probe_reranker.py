@@ -339,7 +339,14 @@ class _Template:
     ) -> list[float]:
         if self.raw:
             return await self._ask(instruction, query, documents, **options)
-        return [log_odds(p) for p in await self._ask(instruction, query, documents, **options)]
+        scores = await self._ask(instruction, query, documents, **options)
+        if not all(0 <= score <= 1 for score in scores):
+            raise ServerMismatchError(
+                f"{self._endpoint.url} gives scores such as {scores[0]:.4g}, which are no probabilities "
+                f"of yes against no. {_FIX}",
+                self._endpoint.url,
+            )
+        return [log_odds(score) for score in scores]
 
     async def _ask(
         self, instruction: str, query: str, documents: list[str], **options: Any

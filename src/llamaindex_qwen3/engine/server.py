@@ -96,11 +96,7 @@ class ServedEncoder(ServedClient):
         profile: EmbeddingProfile = endpoint.profile
         inputs: Any = [row.ids for row in rows]
         if not profile.takes_ids:
-            cut = [
-                self._cut_text(row.text, len(row.ids) - 1) if row.truncated else row.text
-                for row in rows
-            ]
-            inputs = [self._plain_text(text, profile.strips) for text in cut]
+            inputs = await self._aside(self._plain_rows, rows, profile.strips)
         given = await vectors(
             endpoint,
             profile.kind,
@@ -123,6 +119,15 @@ class ServedEncoder(ServedClient):
             return kept
         scaled: Vectors = kept / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-12)
         return scaled
+
+    def _plain_rows(self, rows: Sequence[Row], strips: bool) -> list[str]:
+        for row in rows:
+            if row.plain is None:
+                text = row.text
+                if row.truncated:
+                    text = self._cut_text(text, len(row.ids) - 1)
+                row.plain = self._plain_text(text, strips)
+        return [str(row.plain) for row in rows]
 
 
 class ServedScorer(ServedClient):
@@ -163,11 +168,13 @@ class ServedScorer(ServedClient):
         documents, places = distinct(request.documents)
         rows = await self._aside(self._rows, documents, request)
         groups = self._requests(rows, request.max_batch_tokens)
+        # Of so many documents, questions of others should not have to wait.
+        bulk = len(groups) > self.model.max_in_flight
         found = [0.0] * len(rows)
 
         async def fill(group: list[int]) -> None:
             part = [rows[i] for i in group]
-            scores = await self._deliver(partial(self._send, request=request), part, bulk=False)
+            scores = await self._deliver(partial(self._send, request=request), part, bulk)
             for index, score in zip(group, scores, strict=True):
                 found[index] = score
 
@@ -197,7 +204,7 @@ class ServedScorer(ServedClient):
         if not profile.renders:
             prompts = [row.ids for row in rows]
             return await classify(endpoint, profile.model, prompts, profile.raw, private)
-        documents = [self._cut_document(row) for row in rows]
+        documents = await self._aside(self._plain_documents, rows, None)
         body = reranking(
             profile.model,
             self._plain_text(request.query),
@@ -208,10 +215,13 @@ class ServedScorer(ServedClient):
         scores = read_reranking(await endpoint.post(profile.path, body, private), len(rows))
         return scores if profile.raw else [log_odds(score) for score in scores]
 
-    def _cut_document(self, row: Row) -> str:
-        text = row.text
-        if row.truncated:
-            # As in the prompt: the space before it belongs to its first token.
-            count = len(self._encode_plain([" " + text])[0])
-            text = self._cut_text(" " + text, count - row.truncated)[1:]
-        return self._plain_text(text)
+    def _plain_documents(self, rows: Sequence[Row], _: None) -> list[str]:
+        for row in rows:
+            if row.plain is None:
+                text = row.text
+                if row.truncated:
+                    # As in the prompt: the space before it belongs to its first token.
+                    count = len(self._encode_plain([" " + text])[0])
+                    text = self._cut_text(" " + text, count - row.truncated)[1:]
+                row.plain = self._plain_text(text)
+        return [str(row.plain) for row in rows]

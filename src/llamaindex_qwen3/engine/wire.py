@@ -113,7 +113,7 @@ def _vector(value: Any) -> Vectors:
         if isinstance(value, str):
             return np.frombuffer(base64.b64decode(value, validate=True), dtype="<f4")
         return np.asarray(value, dtype=np.float32)
-    except (ValueError, TypeError, binascii.Error):
+    except (ValueError, TypeError, OverflowError, binascii.Error):
         raise WrongAnswerError("something that is not a vector") from None
 
 
@@ -123,13 +123,19 @@ def _matrix(rows: Sequence[Vectors]) -> Vectors:
     matrix = np.stack(rows)
     if not np.isfinite(matrix).all():
         raise WrongAnswerError("a vector with NaN or infinity")
+    if not matrix.any(axis=1).all():
+        raise WrongAnswerError("a vector of zeros")
     return matrix
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    try:
+        number = math.nan if isinstance(value, bool | str) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
         raise WrongAnswerError(f"a score that is not a finite number: {str(value)[:20]}")
-    return float(value)
+    return number
 
 
 def _count(answer: Any) -> str:
