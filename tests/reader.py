@@ -39,16 +39,10 @@ GIVEN = """
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 embed_model, uri, API_KEY = Settings.embed_model, "./tenants.db", "db_admin:secret"
 """
-#: What a name means in the words around a piece of code, where it meant something else before.
-MEANT = {
-    "reranker.postprocess_nodes(nodes": "nodes = index.as_retriever().retrieve('disk')",
-}
 MILVUS = {
     "http://localhost:19530": "./server.db",
     "http://milvus:19530": "./server.db",
     "https://….zillizcloud.com": "./cloud.db",
-    # Of this name there is a collection without words, where a page shows both.
-    '"./milvus.db", hybrid=True': '"./words.db", hybrid=True',
 }
 
 
@@ -137,9 +131,6 @@ class Reader:
 
     def python(self, block: Block) -> str:
         """Run code, and return what it prints."""
-        for part, meaning in MEANT.items():
-            if part in block.text:
-                exec(meaning, self.names)
         code = self._replace(block.text)
         printed = io.StringIO()
         # Lines are counted as the page does, for the traceback.
