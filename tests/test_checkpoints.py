@@ -24,6 +24,7 @@ from texts import random_texts
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Qwen3ForCausalLM, Qwen3Model
 
+from llamaindex_qwen3.engine import checkpoint as checkpoints_read
 from llamaindex_qwen3.errors import CheckpointError, Qwen3Error
 
 Factory = Callable[..., Path]
@@ -249,3 +250,19 @@ def test_fewer_rows_than_added_tokens(make_embedding: Factory, tokenizer: Tokeni
     texts = [*random_texts(120, 11), "<think></think>"]
     for text, vector in zip(texts, model.get_text_embedding_batch(texts), strict=True):
         assert cosine_distance(vector, reference.document(text)) < COSINE_TOLERANCE
+
+
+def test_an_embedding_model_as_reranker(embedding_dir: Path) -> None:
+    """Refuse it: it would load, and its yes against no means nothing."""
+    with pytest.raises(CheckpointError, match="embedding model"):
+        reranker(embedding_dir)
+
+
+@pytest.mark.parametrize(
+    ("role", "name"),
+    [("embedding", "Qwen/Qwen3-Reranker-0.6B"), ("reranker", "me/my-qwen3-embedding")],
+)
+def test_a_hub_name_of_the_other_role(role: checkpoints_read.Role, name: str) -> None:
+    """Refuse names that differ in a word only."""
+    with pytest.raises(CheckpointError, match=f"given as the {role}"):
+        checkpoints_read._check_role(checkpoints_read.Checkpoint(role, name))

@@ -80,6 +80,7 @@ def read_geometry(checkpoint: Checkpoint) -> Geometry:
             f"{checkpoint.model!r} cannot be used as a Qwen3 {checkpoint.role}: its architecture is "
             f"{named[0]}, and {' or '.join(sorted(allowed))} is needed. {_wanted(checkpoint)}"
         )
+    _check_role(checkpoint)
     if checkpoint.role == "embedding":
         _check_modules(checkpoint)
     if checkpoint.is_local and find_file(checkpoint, "adapter_config.json"):
@@ -169,6 +170,23 @@ def _read_json(checkpoint: Checkpoint, name: str, *, optional: bool = False) -> 
         raise CheckpointError(
             f"{path} is not valid JSON: {error}. Fetch the checkpoint again."
         ) from error
+
+
+def _check_role(checkpoint: Checkpoint) -> None:
+    """Refuse a model of the other role: both load as either, and the results mean nothing."""
+    other = "Reranker" if checkpoint.role == "embedding" else "Embedding"
+    if checkpoint.is_local:
+        modules = _read_json(checkpoint, "modules.json", optional=True) or []
+        pools = any(str(module.get("type", "")).endswith("Pooling") for module in modules)
+        is_other = checkpoint.role == "reranker" and pools
+    else:
+        name = checkpoint.model.lower()
+        is_other = other.lower() in name and checkpoint.role not in name
+    if is_other:
+        raise CheckpointError(
+            f"{checkpoint.model!r} is an {other.lower()} model and was given as the {checkpoint.role}. "
+            f"{_wanted(checkpoint)}".replace("an reranker", "a reranker")
+        )
 
 
 def _check_modules(checkpoint: Checkpoint) -> None:
