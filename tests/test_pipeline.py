@@ -215,3 +215,14 @@ def test_unreadable_paths(tmp_path: Path) -> None:
         read_documents([tmp_path / "gone"])
     with pytest.raises(InvalidArgumentError, match=r"\.md"):
         read_documents([tmp_path])
+
+
+def test_an_empty_question_is_refused(
+    docs: Path, model: Qwen3Embedding, judge: Qwen3Reranker, store: CheckedMilvusVectorStore
+) -> None:
+    """Say so, in the short path as in a query engine."""
+    ingest([docs], model, store)
+    with pytest.raises(InvalidArgumentError, match="is empty"):
+        rank("  ", model, judge, store)
+    with pytest.raises(InvalidArgumentError, match="is empty"):
+        query_engine(model, judge, store, MockLLM()).query("")

@@ -314,11 +314,15 @@ class CheckedMilvusVectorStore(MilvusVectorStore):  # type: ignore[misc]
         Similarities of metric "L2" are 1 / (1 + distance).
 
         Raises:
-            InvalidArgumentError: A filter cannot be translated.
+            InvalidArgumentError: A filter cannot be translated, or the query is empty.
             StoreError: The query vector has another length, or is not finite.
         """
         if query.query_embedding is not None:
             self._check_vectors([query.query_embedding], ["The query"])
+        elif query.mode not in (VectorStoreQueryMode.SPARSE, VectorStoreQueryMode.TEXT_SEARCH):
+            raise InvalidArgumentError(
+                "The query has no vector: its text is empty. Give a question."
+            )
         if query.similarity_top_k > _TOP_K_MAX:
             raise InvalidArgumentError(
                 f"similarity_top_k={query.similarity_top_k} is more than Milvus's {_TOP_K_MAX}."

@@ -20,6 +20,7 @@ from .answer import (
 )
 from .citations import PassageNumbers
 from .embedding import Qwen3Embedding
+from .errors import InvalidArgumentError
 from .ingestion import IngestProgress, IngestReport, SectionSplitter, ingest, slug, split_sections
 from .milvus import CheckedMilvusVectorStore
 from .readers import read_documents
@@ -59,7 +60,13 @@ def rank(
     vector_store: CheckedMilvusVectorStore,
     candidates: int = CANDIDATES,
 ) -> Ranking:
-    """Retrieve candidates by dense score and order all of them by the reranker."""
+    """Retrieve candidates by dense score and order all of them by the reranker.
+
+    Raises:
+        InvalidArgumentError: The question is empty.
+    """
+    if not question.strip():
+        raise InvalidArgumentError(f"question={question!r} is empty. Give a question.")
     retriever = open_index(embed_model, vector_store).as_retriever(similarity_top_k=candidates)
     found = retriever.retrieve(question)
     everything = reranker.model_copy(update={"top_n": max(1, len(found)), "score_threshold": None})
