@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -129,20 +130,102 @@ def test_eval_prints_figures(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (("ingest", "nowhere", "--models", "pair"), "no file or folder 'nowhere'"),
-        (("ingest", "pair", "--models", "pair"), "nothing to read"),
-        (("ingest", "docs", "--models", "docs"), "folders embedding and reranker"),
         (("ask", "x", "--models", "pair", "--uri", "new.db"), "qwen3-rag ingest"),
         (("ask", "x", "--models", "pair", "--collection", "empty"), "is empty"),
-        (("eval", "missing.jsonl", "--models", "pair"), "missing.jsonl"),
-        (("ingest", "docs", "--models", "pair", "--uri", "plain"), "ends in .db"),
     ],
 )
-def test_mistakes_are_told_in_a_line(shell: Shell, args: tuple[str, ...], told: str) -> None:
+def test_failures_are_told_in_a_line(shell: Shell, args: tuple[str, ...], told: str) -> None:
     """Exit with 1 and say what to do."""
     done = shell.run(*args)
     assert done.code == 1
     assert told in done.err.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("ingest", "nowhere", "--models", "pair"), "no file or folder 'nowhere'"),
+        (("ingest", "pair", "--models", "pair"), "nothing to read"),
+        (("ingest", "docs", "--models", "docs"), "folders embedding and reranker"),
+        (("ask", "x", "--models", "docs"), "folders embedding and reranker"),
+        (("verify", "--models", "docs"), "folders embedding and reranker"),
+        (("eval", "q.jsonl", "--models", "docs"), "folders embedding and reranker"),
+        (("eval", "missing.jsonl", "--models", "pair"), "'missing.jsonl': No such file"),
+        (("ingest", "docs", "--models", "pair", "--uri", "plain"), "ends in .db"),
+        (("info", "--uri", "plain"), "ends in .db"),
+        (("ingest", "docs", "--models", "pair", "--uri", "gone/x.db"), "does not exist"),
+        (("info", "--collection", "a b"), "letters, digits"),
+        (("ask", "", "--models", "pair"), "question is empty"),
+        (("compare", " \n", "--models", "pair"), "question is empty"),
+        (("ask", "x", "--models", "pair", "--candidates", "16385"), "16384"),
+        (("eval", "q.jsonl", "--models", "pair", "--candidates", "10,16385"), "16,384"),
+    ],
+)
+def test_wrong_arguments_are_told_before_anything_is_loaded(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], told: str
+) -> None:
+    """Exit with 2 and say what is allowed, with no model made."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a model was made")
+
+    monkeypatch.setattr("llamaindex_qwen3.embedding.Qwen3Embedding.__init__", fail)
+    monkeypatch.setattr("llamaindex_qwen3.reranker.Qwen3Reranker.__init__", fail)
+    done = shell.run(*args)
+    assert done.code == 2
+    assert told in " ".join(done.err.replace("│", " ").split())
+
+
+def test_other_models_are_told_before_they_are_loaded(shell: Shell) -> None:
+    """Name the models that the collection was built with, without reaching for the hub."""
+    row = {"question": "where are rows kept", "section": "storage.md#where-rows-live"}
+    (shell.folder / "one.jsonl").write_text(json.dumps(row))
+    with serve() as (url, _):
+        for args in (
+            ("ask", "rows"), ("compare", "rows"), ("chat", "--llm-base-url", url),
+            ("serve", "--no-browser"), ("eval", "one.jsonl"),
+        ):  # fmt: skip
+            done = shell.run(*args, HF_HUB_OFFLINE="1")
+            assert done.code == 1, args
+            assert "was built with 'pair/embedding'" in done.err, args
+            assert "Add --models pair." in done.err, args
+
+
+def test_ask_briefly_without_a_key(shell: Shell) -> None:
+    """Show the passages alone."""
+    done = shell.run("ask", "where are rows", "--models", "pair", "--brief")
+    assert done.code == 0, done.err
+    assert "By embedding" not in done.out
+    assert "[1]" in done.out
+
+
+def test_files_that_need_more_packages_are_named(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Say what was skipped and what reads it, also where nothing else is there to read."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "markdownify" else found(name)
+    )
+    for folder in ("mixed", "web"):
+        (shell.folder / folder).mkdir()
+        (shell.folder / folder / "page.html").write_text("<h1>Title</h1><p>A page.</p>")
+    (shell.folder / "mixed" / "page.md").write_text("# Rows\nRows have a place.\n")
+    args = ("ingest", "mixed", "--models", "pair", "--collection", "mixed")
+    done = shell.run(*args)
+    assert done.code == 0, done.err
+    assert "Stored 1 chunk of 1 file in mixed" in done.out
+    assert done.err == "Skipped 1 .html file: pip install 'llamaindex-qwen3[files]'\n"
+    assert json.loads(shell.run(*args, "--json").out)["skipped"] == {".html": 1}
+    done = shell.run("ingest", "web", "--models", "pair")
+    assert done.code == 2
+    assert "read .html: pip install 'llamaindex-qwen3[files]'" in done.err
+
+
+def test_flags_take_no_value(shell: Shell) -> None:
+    """Show no type behind a flag in the help of any command."""
+    for args in ((), ("ask",), ("ingest",), ("eval",)):
+        assert "bool" not in shell.run(*args, "--help").out.lower(), args
 
 
 def test_the_demo_pair_is_named_as_such(shell: Shell) -> None:
@@ -155,9 +238,9 @@ def test_the_demo_pair_is_named_as_such(shell: Shell) -> None:
 
 
 def test_a_mistake_in_a_process_of_its_own(shell: Shell) -> None:
-    """Exit with 1, with one line and no traceback, outside the tests as well."""
+    """Exit with 2, with one line and no traceback, outside the tests as well."""
     done = shell.process("ingest", "nowhere", "--models", "pair")
-    assert (done.code, done.out) == (1, "")
+    assert (done.code, done.out) == (2, "")
     assert done.err.startswith("Error: There is no file or folder 'nowhere'")
 
 

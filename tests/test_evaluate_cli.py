@@ -187,8 +187,6 @@ def test_wrong_usage(evaluation: Evaluation, args: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (("missing.jsonl", "--models", "pair"), "missing.jsonl"),
-        (("q.jsonl", "--models", "pair", "--language", "fr"), "it has en, ko"),
         (("q.jsonl", "--models", "other"), "was built with"),
         (("q.jsonl", "--models", "pair", "--dimensions", "128"), "outside 32 to 64"),
         (("q.jsonl", "--models", "pair", "--collection", "none"), "qwen3-rag ingest"),
@@ -220,7 +218,7 @@ def test_a_model_writes_questions(evaluation: Evaluation) -> None:
         args = ("--out", "made.jsonl", "--llm", "own", "--llm-base-url", url, "--language", "en")
         done = evaluation.run("--generate", "1", *args)
         assert done.code == 0, done.err
-        assert "made.jsonl has 1 questions on 4 passages, 1 of them new" in done.out
+        assert "made.jsonl has 1 question on 4 passages, 1 of them new" in done.out
         [row] = map(json.loads, (evaluation.folder / "made.jsonl").read_text().splitlines())
         assert (row["question"], row["language"]) == ("".join(ANSWER), "en")
         assert row["section"] in {"storage.md#where-rows-live", "storage.md#metadata",
@@ -235,9 +233,48 @@ def test_a_model_writes_questions(evaluation: Evaluation) -> None:
     assert evaluation.run("made.jsonl", "--models", "pair").code == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("# Questions\n", "line 1 is not JSON. Each line"),
+        ("[1]\n", "line 1 is no JSON object. Each line"),
+        ("{}\n", "line 1 has no 'question'. Each line"),
+        (json.dumps(QUESTIONS[0]), "it has en"),
+    ],
+)
+def test_files_of_no_questions(evaluation: Evaluation, text: str, told: str) -> None:
+    """Exit with 2 and say what a line should be, in plain words."""
+    (evaluation.folder / "bad.jsonl").write_text(text)
+    done = evaluation.run("bad.jsonl", "--models", "pair", "--language", "fr")
+    assert done.code == 2
+    assert told in done.err
+    (evaluation.folder / "bad.jsonl").write_bytes(b"\xff\xfe")
+    assert "is not text in UTF-8" in evaluation.run("bad.jsonl", "--models", "pair").err
+
+
+def test_plots_without_matplotlib(evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name the extra before the questions are read."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = evaluation.run("missing.jsonl", "--models", "pair", "--plots", "none")
+    assert done.code == 1
+    assert "llamaindex-qwen3[plots]" in done.err
+
+
+def test_the_table_is_shown_if_plots_fail(evaluation: Evaluation) -> None:
+    """Lose no figures to a folder that cannot be written to."""
+    (evaluation.folder / "taken").write_text("")
+    done = evaluation.run(
+        "q.jsonl", "--models", "pair", "--plots", "taken", "--dimensions", "full",
+        "--candidates", "3",
+    )  # fmt: skip
+    assert done.code == 1
+    assert "4 questions" in done.out
+    assert "Cannot write plots" in done.err
+
+
 def test_no_key_is_one_line(evaluation: Evaluation) -> None:
-    """Say that a key is missing, and write nothing."""
-    done = evaluation.run("--generate", "1", "--out", "none.jsonl")
+    """Say that a key is missing before the collection is opened, and write nothing."""
+    done = evaluation.run("--generate", "1", "--out", "none.jsonl", "--collection", "none")
     assert done.code == 1
     assert "OPENAI_API_KEY" in done.err
     assert len(done.err.strip().splitlines()) == 1

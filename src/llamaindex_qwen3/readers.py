@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ _SUFFIXES: dict[str, tuple[str, ...]] = {
     ".htm": ("markdownify",),
     ".pdf": ("pypdf",),
 }
+
+INSTALL_FILES = "pip install 'llamaindex-qwen3[files]'"
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,21 @@ def find_files(paths: Sequence[str | Path]) -> list[SourceFile]:
     if not found:
         raise InvalidArgumentError(
             f"There is nothing to read in {', '.join(map(str, paths))}: no file that ends in "
-            f"{', '.join(readable_suffixes())}."
+            f"{', '.join(readable_suffixes())}.{_hint(skipped_files(paths))}"
         )
     return list(found.values())
+
+
+def skipped_files(paths: Sequence[str | Path]) -> dict[str, int]:
+    """Count, by suffix, the files in folders that a package which is not installed would read."""
+    skipped = {
+        file.resolve(): file.suffix.lower()
+        for path in map(Path, paths)
+        if path.is_dir()
+        for file in path.rglob("*")
+        if file.suffix.lower() in _SUFFIXES and _missing(file.suffix.lower()) and file.is_file()
+    }
+    return dict(sorted(Counter(skipped.values()).items()))
 
 
 def readable_suffixes() -> list[str]:
@@ -126,8 +141,14 @@ def _unreadable(path: Path) -> str | None:
     if suffix not in _SUFFIXES:
         return f"only {', '.join(_SUFFIXES)} are known"
     if missing := _missing(suffix):
-        return f"pip install 'llamaindex-qwen3[files]' ({', '.join(missing)} is missing)"
+        return f"{INSTALL_FILES} ({', '.join(missing)} is missing)"
     return None
+
+
+def _hint(skipped: dict[str, int]) -> str:
+    if not skipped:
+        return ""
+    return f" It needs more packages to read {' and '.join(skipped)}: {INSTALL_FILES}"
 
 
 def _missing(suffix: str) -> list[str]:

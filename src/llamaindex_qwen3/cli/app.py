@@ -6,14 +6,22 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from .. import __version__, show
 from ..errors import Qwen3Error
-from .console import err, out, print_json, shows_links, working
+from .console import (
+    WrongArgumentError,
+    arguments,
+    err,
+    out,
+    print_json,
+    shows_links,
+    working,
+)
 from .options import (
     DEFAULT_COLLECTION,
     DEFAULT_MODELS,
@@ -56,6 +64,7 @@ __all__ = [
     "TopN",
     "Uri",
     "app",
+    "arguments",
     "err",
     "loading",
     "out",
@@ -72,7 +81,24 @@ _EXIT_CODES = (
 )
 
 
-class _Commands(TyperGroup):
+_Run = TypeVar("_Run", bound=Callable[..., Any])
+
+
+class _Help:
+    """Help that shows no type for flags, which take no value."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        for option in ctx.command.get_params(ctx):
+            if getattr(option, "is_flag", False):
+                option.display_type_rich = lambda ctx: None
+        super().format_help(ctx, formatter)  # type: ignore[misc]
+
+
+class _Command(_Help, TyperCommand):
+    pass
+
+
+class _Commands(_Help, TyperGroup):
     """Commands in the order they are needed, whatever the order of the imports."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -80,7 +106,12 @@ class _Commands(TyperGroup):
         return sorted(names, key=lambda n: _ORDER.index(n) if n in _ORDER else len(_ORDER))
 
 
-app = typer.Typer(
+class _Application(typer.Typer):
+    def command(self, *args: Any, **options: Any) -> Callable[[_Run], _Run]:
+        return super().command(*args, **{"cls": _Command, **options})
+
+
+app = _Application(
     name="qwen3-rag",
     cls=_Commands,
     no_args_is_help=True,
@@ -111,7 +142,7 @@ def _start(
 def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
     """Show what went wrong in one line instead of a traceback, and give the command --debug.
 
-    A failure ends with exit code 1, an interruption with 130.
+    A failure ends with exit code 1, a wrong argument with 2, an interruption with 130.
     """
 
     @functools.wraps(command)
@@ -127,7 +158,7 @@ def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
             if debug:
                 raise
             err.print(f"[bold red]Error:[/] {show.escape(_in_words(error))}", soft_wrap=True)
-            raise typer.Exit(1) from None
+            raise typer.Exit(2 if isinstance(error, WrongArgumentError) else 1) from None
 
     # Not get_type_hints: on Python 3.10 it puts what may be None into an Optional of its own, inside of
     # which Typer does not look for options.

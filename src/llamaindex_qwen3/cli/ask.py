@@ -56,7 +56,10 @@ def ask(
     top_n: TopN = 3,
     task: Task = DEFAULT_TASK,
     brief: Annotated[
-        bool, typer.Option("--brief", help="Only the answer and its sources.")
+        bool,
+        typer.Option(
+            "--brief", help="Leave out the ranking: the answer and its sources, or the passages."
+        ),
     ] = False,
     as_json: AsJson = False,
     llm: Llm = "gpt-4o",
@@ -77,8 +80,9 @@ def ask(
         answer = "".join(_answer(session, question, best, llm, llm_base_url)) if answers else None
         print_json(_as_data(ranking, top_n, answer, llm if answers else None))
         return
-    if not (brief and answers):
+    if not brief:
         out.print(show.rankings(ranking, top_n, out.width))
+    if not (brief and answers):
         out.print(show.passages(best))
     if not answers:
         out.print(show.NO_KEY, soft_wrap=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import Coroutine, Iterator
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from .. import show
-from ..errors import InvalidArgumentError, Qwen3Error
+from ..errors import Qwen3Error
 from ..prompts import DEFAULT_TASK
 from .answers import AnswerPrinter
 from .app import (
@@ -40,6 +39,7 @@ from .app import (
     plain_errors,
     working,
 )
+from .session import need_language_model
 
 if TYPE_CHECKING:
     from llama_index.core.chat_engine import CondensePlusContextChatEngine
@@ -71,11 +71,9 @@ def chat(
 
     Example: qwen3-rag chat --models 0.6b
     """
-    if not (os.environ.get("OPENAI_API_KEY") or llm_base_url):
-        raise InvalidArgumentError(
-            "A conversation needs a language model. Set OPENAI_API_KEY, or give --llm-base-url for "
-            "a server of your own. Without one there is: qwen3-rag ask QUESTION"
-        )
+    need_language_model(
+        llm_base_url, "A conversation", " Without one there is: qwen3-rag ask QUESTION"
+    )
     from ..answer import chat_model
     from ..pipeline import chat_engine
 

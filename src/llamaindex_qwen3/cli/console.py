@@ -11,11 +11,26 @@ from typing import Any
 
 from rich.console import Console
 
+from ..errors import InvalidArgumentError, Qwen3Error
+
 out = Console(highlight=False, emoji=False)
 err = Console(stderr=True, highlight=False, emoji=False)
 
 # Terminals that would show the escape sequence of a link instead of reading it.
 _WITHOUT_LINKS = ("dumb", "linux", "unknown", "vt100", "vt220")
+
+
+class WrongArgumentError(InvalidArgumentError):
+    """An argument that could not be right whatever is stored; the command ends with exit code 2."""
+
+
+@contextmanager
+def arguments() -> Iterator[None]:
+    """Take what is wrong for a mistake in the call; nothing is loaded yet."""
+    try:
+        yield
+    except Qwen3Error as error:
+        raise WrongArgumentError(str(error)) from error
 
 
 def print_json(data: Any) -> None:

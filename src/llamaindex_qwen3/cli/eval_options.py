@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .options import MAX_CANDIDATES
+
 METRICS = ("recall@1", "recall@3", "recall@10", "mrr@10", "ndcg@10")
 PLOT_CANDIDATES = "5,10,20"
 _COMPARED = "What is compared, each with each"
@@ -124,6 +126,8 @@ def numbers(text: str, option: str) -> list[int]:
         found = []
     if not found or found[0] < 1:
         raise typer.BadParameter(f"{option} {text!r}: give numbers from 1 with commas: 5,10,20.")
+    if option == "--candidates" and found[-1] > MAX_CANDIDATES:
+        raise typer.BadParameter(f"{option} {text!r}: Milvus gives {MAX_CANDIDATES:,} at most.")
     return found
 
 

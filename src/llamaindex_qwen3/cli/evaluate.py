@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .. import show
 from ..errors import InvalidArgumentError
+from ..models import model_pair
 from ..prompts import DEFAULT_TASK
 from .app import (
     DEFAULT_COLLECTION,
@@ -28,12 +29,14 @@ from .app import (
     Token,
     Uri,
     app,
+    arguments,
     err,
     out,
     plain_errors,
     print_json,
     working,
 )
+from .built_with import check_models
 from .eval_options import (
     PLOT_CANDIDATES,
     By,
@@ -51,10 +54,9 @@ from .eval_options import (
     numbers,
     sizes,
 )
+from .session import need_language_model
 
 if TYPE_CHECKING:
-    from llama_index.core.llms import LLM
-
     from ..evaluation.corpus import Collection as StoredCollection
     from ..evaluation.questions import Question
     from ..evaluation.settings import Outcome
@@ -93,22 +95,19 @@ def evaluate(
 
     Without questions of your own: qwen3-rag eval --generate 50 --out questions.jsonl
     """
-    from ..evaluation.corpus import Collection as StoredCollection
-
     if generate is not None:
-        from ..answer import chat_model
-
         if output is None or questions is not None:
             raise typer.BadParameter("--generate writes to --out FILE and takes no QUESTIONS.")
-        found = StoredCollection.find(uri, collection, token)
-        _generate(found, generate, output, language, chat_model(llm, llm_base_url), as_json)
+        need_language_model(llm_base_url, "Writing questions")
+        place = uri, collection, token
+        _generate(place, generate, output, language, (llm, llm_base_url), as_json)
         return
     if questions is None:
         raise typer.BadParameter("Give a file of QUESTIONS, or have one written by --generate.")
     if len(models) > 1 and (base_url or embedding_url or reranker_url):
         raise typer.BadParameter("Model servers serve one pair: give --models once.")
     from ..evaluation.output import write_report
-    from ..evaluation.questions import read_questions
+    from ..evaluation.plots import need_matplotlib
     from ..evaluation.report import report
     from ..evaluation.tables import tables
 
@@ -116,8 +115,10 @@ def evaluate(
     counts = numbers(candidates or (PLOT_CANDIDATES if plots else "10"), "--candidates")
     asked_sizes = dimensions or ("all" if plots else None)
     sizes(asked_sizes, 1 << 20)
-    asked = read_questions(questions, language)
-    found = StoredCollection.find(uri, collection, token)
+    if plots:
+        need_matplotlib()
+    asked = _read(questions, language, models)
+    found = _find((uri, collection, token), models, bool(base_url or embedding_url))
     missing = _missing(asked, found, questions)
     outcomes: list[Outcome] = []
     for name in models:
@@ -142,13 +143,35 @@ def evaluate(
         "metric": metric,
         **made.to_dict(),
     }  # fmt: skip
+    if not as_json:
+        out.print(tables(made, metric, out.width))
     written = [str(path) for path in write_report(made, metric, plots, data)] if plots else []
     if as_json:
         print_json({**data, "files": written})
         return
-    out.print(tables(made, metric, out.width))
     for path in written:
         out.print(f"Wrote {show.escape(path)}", soft_wrap=True)
+
+
+def _read(path: Path, language: str | None, models: Sequence[str]) -> list[Question]:
+    """Read the questions; a file that has none is told, and models that nobody knows."""
+    from ..evaluation.questions import read_questions
+
+    with arguments():
+        for name in models:
+            model_pair(name)
+        return read_questions(path, language)
+
+
+def _find(place: tuple[str, str, str], models: Sequence[str], is_served: bool) -> StoredCollection:
+    """Find the collection, and refuse a single pair of models that it was not built with."""
+    from ..evaluation.corpus import Collection as StoredCollection
+
+    found = StoredCollection.find(*place)
+    # With several, the passages are embedded again for those that it was not built with.
+    if len(models) == 1 and not is_served:
+        check_models(model_pair(models[0]), *place)
+    return found
 
 
 def _measure(
@@ -180,20 +203,22 @@ def _measure(
 
 
 def _generate(
-    collection: StoredCollection,
+    place: tuple[str, str, str],
     count: int,
     path: Path,
     language: str | None,
-    llm: LLM,
+    llm: tuple[str, str | None],
     as_json: bool,
 ) -> None:
+    from ..answer import chat_model
+    from ..evaluation.corpus import Collection as StoredCollection
     from ..evaluation.generate import generate_questions, read_passages
 
-    passages = read_passages(collection)
+    passages = read_passages(StoredCollection.find(*place))
     with _progress() as tell:
         done = generate_questions(
             passages,
-            llm,
+            chat_model(*llm),
             path,
             count,
             language,
@@ -209,15 +234,15 @@ def _generate(
         )  # fmt: skip
     else:
         out.print(
-            f"{file} has {in_all} questions on {len(passages)} passages, {done.written} of them "
-            "new. Read them before you trust what they measure.",
+            f"{file} has {show.count(in_all, 'question')} on {show.count(len(passages), 'passage')}, "
+            f"{done.written} of them new. Read them before you trust what they measure.",
             soft_wrap=True,
         )
         for reason, times in done.rejected.most_common():
-            out.print(f"[dim]No question {times} times: {show.escape(reason)}.[/]")
+            out.print(f"[dim]No question {show.count(times, 'time')}: {show.escape(reason)}.[/]")
     if in_all < count:
         err.print(
-            f"No more than {in_all} of {count} questions pass the checks. The same command tries "
+            f"No more than {in_all} of {show.count(count, 'question')} passed the checks. The same command tries "
             "again; a larger model, or more passages, would give more."
         )
         raise typer.Exit(1)

@@ -29,6 +29,7 @@ from .app import (
     Token,
     Uri,
     app,
+    arguments,
     err,
     out,
     plain_errors,
@@ -85,9 +86,11 @@ def ingest(
     session = Session(models, uri, collection, token, DEFAULT_TASK, base_url, embedding_url)
     from ..ingestion import IngestProgress
     from ..ingestion import ingest as run
-    from ..readers import find_files
+    from ..readers import INSTALL_FILES, find_files, skipped_files
 
-    find_files(paths)  # a mistyped path should not cost the loading of a model
+    with arguments():
+        find_files(paths)  # a mistyped path should not cost the loading of a model
+    skipped = skipped_files(paths)
     columns = (
         TextColumn("Embedding"),
         BarColumn(),
@@ -113,11 +116,16 @@ def ingest(
 
         report = run(paths, embedder, store, on_progress=show_progress, should_stop=stop.is_set)
     if as_json:
-        print_json({"uri": uri, "collection": collection, **asdict(report)})
+        print_json({"uri": uri, "collection": collection, **asdict(report), "skipped": skipped})
     else:
         out.print(
-            f"Stored {report.added} chunks of {report.files} files in {show.escape(collection)} at "
+            f"Stored {show.count(report.added, 'chunk')} of {show.count(report.files, 'file')} in {show.escape(collection)} at "
             f"{show.escape(uri)} ({report.unchanged} unchanged, {report.removed} removed).",
+            soft_wrap=True,
+        )
+    for suffix, number in skipped.items():
+        err.print(
+            f"Skipped {show.count(number, suffix + ' file')}: {show.escape(INSTALL_FILES)}",
             soft_wrap=True,
         )
     if report.stopped:

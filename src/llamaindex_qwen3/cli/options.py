@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
+from ..errors import Qwen3Error
 from ..models import SIZES
 
 DEFAULT_MODELS, DEFAULT_URI, DEFAULT_COLLECTION = "0.6b", "./milvus_qwen3.db", "qwen3_docs"
+# What Milvus gives at most.
+MAX_CANDIDATES = 16_384
 
 
 def _model_names(incomplete: str) -> list[str]:
@@ -27,6 +30,30 @@ def _collection_names(ctx: typer.Context, incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+def _question(value: str) -> str:
+    if not value.strip():
+        raise typer.BadParameter("The question is empty.")
+    return value
+
+
+def _uri(value: str) -> str:
+    from ..milvus_connection import check_uri
+
+    try:
+        check_uri(value)
+    except Qwen3Error as error:
+        raise typer.BadParameter(str(error)) from error
+    return value
+
+
+def _collection(value: str) -> str:
+    if not value.isidentifier() or not value.isascii() or len(value) > 255:
+        raise typer.BadParameter(
+            f"{value!r}: use letters, digits and underscores, not beginning with a digit, at most 255."
+        )
+    return value
+
+
 Models = Annotated[
     str,
     typer.Option(
@@ -36,19 +63,26 @@ Models = Annotated[
 ]
 # Not MILVUS_URI: pymilvus reads that itself, at import, and fails on a path.
 Uri = Annotated[
-    str, typer.Option(envvar="QWEN3_RAG_URI", help="A path ending in .db, or an address.")
+    str,
+    typer.Option(
+        envvar="QWEN3_RAG_URI", callback=_uri, help="A path ending in .db, or an address."
+    ),
 ]
 Collection = Annotated[
-    str, typer.Option(help="Milvus collection.", autocompletion=_collection_names)
+    str,
+    typer.Option(callback=_collection, help="Milvus collection.", autocompletion=_collection_names),
 ]
 Token = Annotated[
     str,
     typer.Option(envvar="MILVUS_TOKEN", help="user:password or API key.", show_default=False),
 ]
-Candidates = Annotated[int, typer.Option(min=1, help="Passages to retrieve before reranking.")]
+Candidates = Annotated[
+    int,
+    typer.Option(min=1, max=MAX_CANDIDATES, help="Passages to retrieve before reranking."),
+]
 TopN = Annotated[int, typer.Option(min=1, help="Passages to keep after reranking.")]
 Task = Annotated[str, typer.Option(help="The retrieval task in one English sentence.")]
-Question = Annotated[str, typer.Argument(show_default=False)]
+Question = Annotated[str, typer.Argument(callback=_question, show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[
     bool,

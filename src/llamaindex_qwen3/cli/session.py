@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 from .. import show
 from ..errors import InvalidArgumentError
 from ..models import ModelPair, model_pair
-from .console import err, working
+from .built_with import check_models
+from .console import arguments, err, working
 from .options import addresses
 
 if TYPE_CHECKING:
@@ -19,6 +21,24 @@ if TYPE_CHECKING:
     from ..milvus import CheckedMilvusVectorStore
     from ..pipeline import Ranking
     from ..reranker import Qwen3Reranker
+
+
+def has_language_model(llm_base_url: str | None) -> bool:
+    """Say whether there is a language model to ask."""
+    return bool(os.environ.get("OPENAI_API_KEY") or llm_base_url)
+
+
+def need_language_model(llm_base_url: str | None, what: str, instead: str = "") -> None:
+    """Refuse what needs a language model where there is none.
+
+    Raises:
+        InvalidArgumentError: There is neither a key nor another server.
+    """
+    if not has_language_model(llm_base_url):
+        raise InvalidArgumentError(
+            f"{what} needs a language model. Set OPENAI_API_KEY, or give --llm-base-url for a server "
+            f"of your own.{instead}"
+        )
 
 
 class Session:
@@ -49,7 +69,8 @@ class Session:
         embedding_url: list[str] | None = None,
         reranker_url: list[str] | None = None,
     ) -> None:
-        self.pair: ModelPair = model_pair(models)
+        with arguments():
+            self.pair: ModelPair = model_pair(models)
         self._uri, self._collection, self._token, self._task = uri, collection, token, task
         self._embedding_url = addresses(embedding_url) or addresses(base_url)
         self._reranker_url = addresses(reranker_url) or addresses(base_url)
@@ -120,6 +141,9 @@ class Session:
                 f"Collection {self._collection!r} at {self._uri!r} does not exist or is empty. Store "
                 "something in it first: qwen3-rag ingest PATH"
             )
+        # A server's model is known by asking it.
+        if not self._embedding_url:
+            check_models(self.pair, self._uri, self._collection, self._token)
         return self.store()
 
     def open(self) -> None:

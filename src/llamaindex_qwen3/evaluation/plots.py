@@ -21,6 +21,20 @@ _TASK_CHARACTERS = 40
 _Series = tuple[str, list[Result]]
 
 
+def need_matplotlib() -> None:
+    """Refuse to plot where that cannot be.
+
+    Raises:
+        InvalidArgumentError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise InvalidArgumentError(
+            "Plots need matplotlib: pip install 'llamaindex-qwen3[plots]'."
+        ) from None
+
+
 def write_plots(report: Report, metric: str, folder: Path) -> list[Path]:
     """Write each plot that the settings of a report allow, as PNG and as SVG.
 
@@ -36,13 +50,10 @@ def write_plots(report: Report, metric: str, folder: Path) -> list[Path]:
     Raises:
         InvalidArgumentError: matplotlib is not installed, or the folder cannot be written to.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InvalidArgumentError(
-            "Plots need matplotlib: pip install 'llamaindex-qwen3[plots]'."
-        ) from None
+    need_matplotlib()
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     plots: dict[str, Callable[[Figure], None]] = {}
     if by_dimension := _held(report, "candidates"):
         plots["dimensions"] = lambda figure: _dimensions(figure, by_dimension, metric)

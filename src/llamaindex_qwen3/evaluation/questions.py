@@ -73,8 +73,11 @@ def read_questions(path: Path, language: str | None = None) -> list[Question]:
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgumentError(f"Cannot read the questions {str(path)!r}: {error}.") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise InvalidArgumentError(f"Cannot read the questions {str(path)!r}: {reason}.") from error
+    except UnicodeDecodeError as error:
+        raise InvalidArgumentError(f"{str(path)!r} is not text in UTF-8. {_FORM}") from error
     questions = [
         _question(line, f"{path}, line {i}") for i, line in enumerate(lines, 1) if line.strip()
     ]
@@ -90,12 +93,19 @@ def read_questions(path: Path, language: str | None = None) -> list[Question]:
 def _question(line: str, place: str) -> Question:
     try:
         row = json.loads(line)
+    except ValueError as error:
+        raise InvalidArgumentError(f"{place} is not JSON. {_FORM}") from error
+    if not isinstance(row, dict):
+        raise InvalidArgumentError(f"{place} is no JSON object. {_FORM}")
+    if "question" not in row:
+        raise InvalidArgumentError(f"{place} has no 'question'. {_FORM}")
+    try:
         sections = _texts(row.get("sections", row.get("section", [])))
         texts = _texts(row.get("texts", row.get("text", [])))
         [text] = _texts(row["question"])
         language = row.get("language")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidArgumentError(f"{place}: {error!r}. {_FORM}") from error
+    except (ValueError, TypeError) as error:
+        raise InvalidArgumentError(f"{place}: {error}. {_FORM}") from error
     if not (sections or texts):
         raise InvalidArgumentError(f"{place}: nothing is named that answers {text!r}. {_FORM}")
     metadata = {key: value for key, value in row.items() if key not in _KEYS}

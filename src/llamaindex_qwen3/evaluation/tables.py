@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ..show.text import count
 from .metrics import CONFIDENCE, LABELS, NAMES
 from .report import FOUND, STAGES, Figure, Report, Result
 from .settings import Setting
@@ -71,7 +72,7 @@ def varying(results: Sequence[Result]) -> list[str]:
 
 
 def _quality(result: Result) -> Table:
-    title = f"{result.questions} questions: {describe(result.setting)}"
+    title = f"{count(result.questions, 'question')}: {describe(result.setting)}"
     table = _table(title, "", "by embedding", "after reranking", "change")
     if result.setting.search == "hybrid":
         table.columns[1].header = "by fusion"
@@ -97,7 +98,7 @@ def _comparison(report: Report, metric: str, wide: bool) -> Table:
     results, names = report.results, varying(report.results)
     tasks = _distinct_tasks(results)
     table = _table(
-        f"{results[0].questions} questions: {LABELS[metric]}",
+        f"{count(results[0].questions, 'question')}: {LABELS[metric]}",
         *(_COLUMNS[name] for name in names),
         *("found", "before", "after", "change", "vs ref.", "ms"),
     )

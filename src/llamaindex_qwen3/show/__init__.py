@@ -8,7 +8,7 @@ from .checks import check, check_summary
 from .collection import collection
 from .ranking import passages, rankings
 from .sources import marked, source_list
-from .text import clean, title
+from .text import clean, count, title
 
 __all__ = [
     "DEMO_NOTICE",
@@ -17,6 +17,7 @@ __all__ = [
     "check_summary",
     "clean",
     "collection",
+    "count",
     "escape",
     "marked",
     "passages",
@@ -27,7 +28,7 @@ __all__ = [
 
 DEMO_NOTICE = (
     "[yellow]Demo models:[/] a tiny English pair that shows how things work, not how well. "
-    "For real results add [bold]--models 0.6b[/] (downloads Qwen3, 2.4 GB)."
+    "For real results use [bold]--models 0.6b[/] instead (downloads Qwen3, 2.4 GB)."
 )
 NO_KEY = (
     "[dim]For an answer written from these passages, set OPENAI_API_KEY, or give --llm-base-url for "

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .text import clean
+from .text import clean, count
 
 if TYPE_CHECKING:
     from ..collection_info import CollectionInfo, IndexInfo, KeyInfo
@@ -47,7 +47,7 @@ def collection(info: CollectionInfo, files: bool = False) -> Group:
 
 
 def _facts(info: CollectionInfo) -> Iterator[tuple[str, str]]:
-    yield "Holds", f"{_count(info.rows, 'row')} of {_count(len(info.documents), 'document')}"
+    yield "Holds", f"{count(info.rows, 'row')} of {count(len(info.documents), 'document')}"
     metric = f", metric {info.dense.metric}" if info.dense else ""
     yield "Vectors", f"{info.dimensions} dimensions{metric}"
     yield "Index", _index(info.dense) if info.dense else "none"
@@ -65,10 +65,6 @@ def _facts(info: CollectionInfo) -> Iterator[tuple[str, str]]:
     if info.partition_key:
         yield "Partitions", f"by {info.partition_key}"
     yield "Store", f"{info.server}, consistency {info.consistency_level}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _index(index: IndexInfo) -> str:

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from llama_index.core.schema import NodeWithScore
 
 
+def count(number: int, what: str) -> str:
+    """Return a number of things: "1 file", "2 files"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def title(node: NodeWithScore) -> Text:
     """Name a passage by its section, or else by how it begins."""
     return Text(clean(node.metadata.get("section") or node.node.get_content()[:60]))
