@@ -16,8 +16,8 @@ from shell import Shell
 from tokenizers import Tokenizer
 
 from llamaindex_qwen3 import Qwen3Embedding, Qwen3Reranker
-from llamaindex_qwen3.verify import Check, Subject, embedding, published, verify
-from llamaindex_qwen3.verify.check import BFLOAT16, FLOAT32, tolerance_of, within
+from llamaindex_qwen3.verify import Check, Subject, embedding, published, tokens, verify
+from llamaindex_qwen3.verify.check import BFLOAT16, FLOAT32, effect, tolerance_of, within
 
 SHARED = Path(__file__).parents[2] / "shared"
 QWEN3 = SHARED / "qwen3-tokenizer"
@@ -214,9 +214,26 @@ def test_vectors_of_another_length(embedding_dir: Path, monkeypatch: pytest.Monk
 def test_a_task_that_does_not_reach_the_model(
     reranker_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fail when another instruction changes no score."""
+    """Fail when prompts leave it out; an effect that may be noise is told and is no failure."""
     monkeypatch.setattr(Qwen3Reranker, "with_task", lambda self, instruction: self)
-    assert failed(outcomes("reranker", reranker_dir)) == ["the task reaches the model"]
+    checks = outcomes("reranker", reranker_dir)
+    assert failed(checks) == []
+    assert checks["the task reaches the model"].status == "not checked"
+    assert "noise of" in checks["the task reaches the model"].note
+    whole = tokens.pair_ids
+    monkeypatch.setattr(
+        tokens,
+        "pair_ids",
+        lambda encode, before, after, task, *rest: whole(encode, before, after, "same", *rest),
+    )
+    assert "another task gives other ids" in failed(outcomes("reranker", reranker_dir))
+
+
+def test_an_effect_is_more_than_noise() -> None:
+    """Pass what is larger than the noise of the run, and than rounding where there is none."""
+    assert effect("x", 1e-3, 1e-4, "moved").status == "pass"
+    assert effect("x", 1e-4, 1e-4, "moved").status == "not checked"
+    assert effect("x", 1e-6, 0.0, "moved").status == "not checked"
 
 
 def test_no_weights(embedding_dir: Path, tmp_path: Path) -> None:
@@ -295,8 +312,8 @@ def test_the_command(shell: Shell) -> None:
     """Show a line for each check with its difference, and count them."""
     done = shell.run("verify", "--models", "pair", "--dtype", "float32")
     assert done.code == 0, done.err
-    assert "12 passed, 0 failed, 4 not checked" in done.out
-    assert done.out.count("✓") == 12
+    assert "14 passed, 0 failed, 4 not checked" in done.out
+    assert done.out.count("✓") == 14
     assert "≤ 1e-06" in done.out
     data = json.loads(shell.run("verify", "--models", "pair", "--json", "--no-weights").out)
     assert data["passed"] is True
@@ -316,7 +333,7 @@ def test_the_command_fails_with_its_checks(shell: Shell) -> None:
 def test_one_checkpoint_is_no_pair(shell: Shell) -> None:
     """Say how one checkpoint is given; given so, check it alone."""
     done = shell.run("verify", "--models", "pair/embedding")
-    assert done.code == 1
+    assert done.code == 2
     assert "--embedding" in done.err
     done = shell.run("verify", "--reranker", "pair/reranker", "--no-weights")
     assert done.code == 0

@@ -21,6 +21,7 @@ from .app import (
     Models,
     RerankerUrl,
     app,
+    arguments,
     out,
     plain_errors,
     print_json,
@@ -95,7 +96,8 @@ def verify(
         "reranker": addresses(reranker_url) or addresses(base_url),
     }
     size = original.value if original else None
-    subjects = list(_subjects(models, embedding, reranker, size, dtype.value, urls, no_weights))
+    with arguments():
+        subjects = list(_subjects(models, embedding, reranker, size, dtype.value, urls, no_weights))
     results: list[tuple[Subject, list[Check]]] = []
     for subject in subjects:
         checks: list[Check] = []

@@ -38,6 +38,9 @@ class Tolerance:
     probability: float
 
 
+#: Smaller effects are taken for rounding.
+LEAST_EFFECT = 1e-6
+
 FLOAT32 = Tolerance(1e-3, 1e-3, 1e-6, 1e-5)
 BFLOAT16 = Tolerance(1e-2, 0.3, 5e-3, 2e-2)
 
@@ -50,6 +53,20 @@ def tolerance_of(dtype: str) -> Tolerance:
 def within(name: str, difference: float, tolerance: float, note: str = "") -> Check:
     """Return a check that passes when a difference is small enough; NaN is not."""
     return Check(name, "pass" if difference <= tolerance else "fail", difference, tolerance, note)
+
+
+def effect(name: str, effect: float, noise: float, what: str) -> Check:
+    """Return a check that passes when an effect stands out from what differs without a cause.
+
+    One that does not is no failure: these weights may heed little of what changed.
+    """
+    least = max(noise, LEAST_EFFECT)
+    told = f"{what} by {effect:.2g}"
+    if effect > least:
+        return Check(name, "pass", note=told)
+    return Check(
+        name, "not checked", note=f"{told}, which cannot be told from the noise of {least:.2g}"
+    )
 
 
 def same(name: str, found: Mapping[str, object], expected: Mapping[str, object]) -> Check:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..reranker import Qwen3Reranker
 from . import published
-from .check import Check, Tolerance, largest, within
+from .check import Check, Tolerance, effect, largest, within
 from .samples import OTHER_TASK, QUERY, TEXTS
 
 
@@ -37,11 +37,8 @@ def check_scores(model: Qwen3Reranker, tolerance: Tolerance) -> Iterator[Check]:
     """Check what holds for scores of any weights."""
     together = sample_scores(model)
     alone = [model.score(QUERY, [text])[0] for text in TEXTS]
-    yield within(
-        "a text alone and in a batch, probability",
-        largest(alone, together),
-        tolerance.probability,
-    )
+    noise = largest(alone, together)
+    yield within("a text alone and in a batch, probability", noise, tolerance.probability)
     turned = model.score(QUERY, list(reversed(TEXTS)))
     yield within(
         "the order of the texts, probability",
@@ -49,11 +46,7 @@ def check_scores(model: Qwen3Reranker, tolerance: Tolerance) -> Iterator[Check]:
         tolerance.probability,
     )
     other = largest(together, sample_scores(model.with_task(OTHER_TASK)))
-    yield Check(
-        "the task reaches the model",
-        "pass" if other > 0 else "fail",
-        note=f"another task moves a score by {other:.2g}",
-    )
+    yield effect("the task reaches the model", other, noise, "another task moves a score")
 
 
 def sample_scores(model: Qwen3Reranker) -> list[float]:

@@ -19,7 +19,7 @@ from ..prompts import (
 )
 from . import published
 from .check import Check, same
-from .samples import QUERY, SCRIPTS, TEXTS
+from .samples import OTHER_TASK, QUERY, SCRIPTS, TEXTS
 
 _NO_LIMIT = 1 << 30
 
@@ -56,6 +56,7 @@ class PromptIds:
                 f"published ids are of Qwen3's {published.VOCABULARY:,}",
             )
         yield self._check_whole_prompts(role)
+        yield self._check_task(role)
         yield self._check_plain_text()
 
     def _published(self, role: str) -> Iterator[Check]:
@@ -78,12 +79,10 @@ class PromptIds:
 
     def _check_whole_prompts(self, role: str) -> Check:
         """Whether prompts put together from parts have the ids of the prompt written out."""
+        found = self._prompts(role, DEFAULT_TASK)
         if role == "embedding":
-            found, _ = embedding_ids(self._encode, self._end, DEFAULT_TASK, TEXTS, _NO_LIMIT)
             whole = [[*self._markup(format_query(DEFAULT_TASK, t)), self._end] for t in TEXTS]
         else:
-            prefix, suffix = self._markup(RERANKER_PREFIX), self._markup(RERANKER_SUFFIX)
-            found, _ = pair_ids(self._encode, prefix, suffix, DEFAULT_TASK, QUERY, TEXTS, _NO_LIMIT)
             bodies = [format_pair(DEFAULT_TASK, QUERY, text) for text in TEXTS]
             whole = [self._markup(RERANKER_PREFIX + b + RERANKER_SUFFIX) for b in bodies]
         return same(
@@ -91,6 +90,23 @@ class PromptIds:
             dict(zip(TEXTS, found, strict=True)),
             dict(zip(TEXTS, whole, strict=True)),
         )
+
+    def _check_task(self, role: str) -> Check:
+        """Whether the task stands in every prompt."""
+        name = "another task gives other ids"
+        pairs = zip(self._prompts(role, DEFAULT_TASK), self._prompts(role, OTHER_TASK), strict=True)
+        if all(one != other for one, other in pairs):
+            return Check(name, "pass")
+        return Check(name, "fail", note=f"{DEFAULT_TASK!r} and {OTHER_TASK!r} give the same ids.")
+
+    def _prompts(self, role: str, task: str) -> list[list[int]]:
+        """Return the ids of the prompts of all texts, put together from parts."""
+        if role == "embedding":
+            found, _ = embedding_ids(self._encode, self._end, task, TEXTS, _NO_LIMIT)
+            return found
+        prefix, suffix = self._markup(RERANKER_PREFIX), self._markup(RERANKER_SUFFIX)
+        found, _ = pair_ids(self._encode, prefix, suffix, task, QUERY, TEXTS, _NO_LIMIT)
+        return found
 
     def _check_plain_text(self) -> Check:
         """Whether control tokens that stand in a text are read as text."""
