@@ -60,15 +60,16 @@ class ServedEncoder(ServedClient):
         if not request.texts:
             return EncodeResult([], [])
         await self._servers().contact()
-        width = request.dimensions or self.geometry.hidden_size
         texts, places = distinct(request.texts)
-        found = np.empty((len(texts), width), dtype=np.float32)
+        found: list[list[float]] = [[]] * len(texts)
         truncated: list[int] = []
 
         async def fill(rows: Sequence[Row], group: list[int], start: int) -> None:
             part = [rows[i] for i in group]
             send = partial(self._send, request=request)
-            found[[start + i for i in group]] = await self._deliver(send, part, request.bulk)
+            for i, vector in zip(group, await self._deliver(send, part, request.bulk), strict=True):
+                # At once: all of them at the end would hold up this loop's queries.
+                found[start + i] = vector.tolist()
 
         # Twice what is on the wire, so that places never wait for texts to be tokenized.
         async with Crew(2 * self._servers().bulk_at_once) as crew:
@@ -79,8 +80,11 @@ class ServedEncoder(ServedClient):
                 truncated += cut
                 for group in self._requests(rows, request.max_batch_tokens):
                     await crew.add(fill(rows, group, start))
-        result = found[places].tolist()
-        return EncodeResult(result, [truncated[place] for place in places])
+        return EncodeResult(
+            # Equal texts get lists of their own, as from the library.
+            found if len(texts) == len(places) else [list(found[place]) for place in places],
+            [truncated[place] for place in places],
+        )
 
     def _rows(self, texts: Sequence[str], request: EncodeRequest) -> tuple[list[Row], list[int]]:
         end = token_id(self._control, _END, self.model.checkpoint)
