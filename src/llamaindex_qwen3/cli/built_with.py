@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import StoreError
+from ..errors import InvalidArgumentError, StoreError
 from ..models import SIZES, ModelPair, model_pair
 
 
@@ -48,11 +49,11 @@ def _record(uri: str, collection: str, token: str) -> dict[str, Any]:
 
 def _way_out(embedding: str) -> str:
     """Say what to add, where the embedding model is one of a pair that can be named."""
-    for size in SIZES:
-        if embedding == model_pair(size).embedding:
-            return f"Add --models {size}."
     path = Path(embedding)
+    for name in ("demo", *SIZES):
+        with contextlib.suppress(InvalidArgumentError):  # the demo may not be here
+            if Path(model_pair(name).embedding).resolve() == path.resolve():
+                return f"Add --models {name}."
     if path.name == "embedding" and (path.parent / "reranker").is_dir():
-        name = "demo" if path.parent.name == "demo_models" else str(path.parent)
-        return f"Add --models {name}."
+        return f"Add --models {path.parent}."
     return "Give the models that it was built with as --models, or another --collection."
