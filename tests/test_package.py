@@ -212,7 +212,7 @@ def test_the_command_line(installed: Installed) -> None:
 def test_the_demo_pair_is_not_installed(installed: Installed) -> None:
     """Say where the demo models are, in one line."""
     ask = installed.run("qwen3-rag", "compare", "rows", "--models", "demo")
-    assert (ask.returncode, len(ask.stderr.splitlines())) == (1, 1)
+    assert (ask.returncode, len(ask.stderr.splitlines())) == (2, 1)
     assert "source repository" in ask.stderr
 
 
