@@ -89,16 +89,14 @@ async def probe(
     path = await _path(endpoint, identity)
 
     async def ask(inputs: Input) -> Vectors:
-        if len(inputs) > identity.max_texts:
-            half = len(inputs) // 2
-            return np.concatenate([await ask(inputs[:half]), await ask(inputs[half:])])
-        try:
-            return np.asarray(await patiently(vectors, endpoint, kind, model, path, inputs))
-        except TooLargeError:
-            if len(inputs) == 1:
-                raise
-            half = len(inputs) // 2
-            return np.concatenate([await ask(inputs[:half]), await ask(inputs[half:])])
+        if len(inputs) <= identity.max_texts:
+            try:
+                return np.asarray(await patiently(vectors, endpoint, kind, model, path, inputs))
+            except TooLargeError:
+                if len(inputs) == 1:
+                    raise
+        half = len(inputs) // 2
+        return np.concatenate([await ask(inputs[:half]), await ask(inputs[half:])])
 
     texts = await ask([_TEXT, _CONTROL, _TEXT + " \n"])
     if texts.shape[1] != width:
