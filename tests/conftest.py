@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import secrets
 
 # Before anything imports a library that reads them: tests take nothing from the network, and
 # worker processes do not inherit a tokenizer's threads.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Ray keeps the first token that it meets for the life of a process, so all tests have the same; without
+# one it would leave one in the home directory.
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

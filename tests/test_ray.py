@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
 import signal
 import subprocess
@@ -77,11 +76,10 @@ class OnRay:
 
 
 @pytest.fixture(scope="module")
-def own_token() -> Iterator[None]:
-    """Keep Ray from making a token in the home directory, and from leaving settings behind."""
+def no_settings() -> Iterator[None]:
+    """Keep Ray from finding settings, and from leaving any behind."""
     pytest.importorskip("ray", reason="Ray is not installed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
         patch.setenv("RAY_AUTH_MODE", "")
         patch.delenv("RAY_AUTH_MODE")
         yield
@@ -89,7 +87,7 @@ def own_token() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def on_ray(
-    embedding_dir: Path, tmp_path_factory: pytest.TempPathFactory, own_token: None
+    embedding_dir: Path, tmp_path_factory: pytest.TempPathFactory, no_settings: None
 ) -> Iterator[OnRay]:
     """Start Ray and two actors, once."""
     with pytest.MonkeyPatch.context() as patch:
@@ -249,7 +247,7 @@ def test_only_this_machine_can_reach_it(on_ray: OnRay) -> None:
     assert {node["NodeManagerAddress"] for node in ray.nodes()} == {"127.0.0.1"}
 
 
-def test_a_ray_of_the_callers_own(embedding_dir: Path, own_token: None, tmp_path: Path) -> None:
+def test_a_ray_of_the_callers_own(embedding_dir: Path, no_settings: None, tmp_path: Path) -> None:
     """Use it and leave it; refuse what cannot work, and start again after that."""
     model = shutil.copytree(embedding_dir, tmp_path / "model")
     done = subprocess.run(
@@ -271,7 +269,7 @@ def test_a_ray_of_the_callers_own(embedding_dir: Path, own_token: None, tmp_path
 
 
 def test_command_line(
-    docs: Path, embedding_dir: Path, own_token: None, tmp_path: Path, open_store: Open
+    docs: Path, embedding_dir: Path, no_settings: None, tmp_path: Path, open_store: Open
 ) -> None:
     """Start Ray for one command, which prints no more than without."""
     (tmp_path / "pair").mkdir()
