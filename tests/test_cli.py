@@ -17,6 +17,7 @@ from openai_server import ANSWER, serve
 from servers.fake_servers import FakeServer
 from shell import COMMAND, OTHER_DATABASE, SETTINGS, Shell, filled_shell
 
+from llamaindex_qwen3.cli.stored import Stored
 from llamaindex_qwen3.errors import InvalidArgumentError
 from llamaindex_qwen3.models import model_pair
 
@@ -183,29 +184,29 @@ def test_other_models_are_told_before_they_are_loaded(shell: Shell) -> None:
     (shell.folder / "one.jsonl").write_text(json.dumps(row))
     with serve() as (url, _):
         for args in (
-            ("ask", "rows"), ("compare", "rows"), ("chat", "--llm-base-url", url),
+            ("ingest", "docs"), ("ingest", "docs", "--hybrid"), ("ask", "rows"), ("compare", "rows"), ("chat", "--llm-base-url", url),
             ("serve", "--no-browser"), ("eval", "one.jsonl"),
         ):  # fmt: skip
             done = shell.run(*args, HF_HUB_OFFLINE="1")
             assert done.code == 1, args
             assert "was built with 'pair/embedding'" in done.err, args
-            assert "Add --models pair." in done.err, args
+            assert "Add --models pair," in done.err, args
 
 
 @pytest.mark.parametrize(
     ("built_with", "told"),
     [
-        ("Qwen/Qwen3-Embedding-4B", "Add --models 4b."),
-        (str(Path(model_pair("demo").embedding).resolve()), "Add --models demo."),
-        ("/gone/embedding", "or another --collection"),
+        ("Qwen/Qwen3-Embedding-4B", "Add --models 4b,"),
+        (str(Path(model_pair("demo").embedding).resolve()), "Add --models demo,"),
+        ("/gone/embedding", "or take another --collection"),
     ],
 )
 def test_the_models_to_add_are_named(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, built_with: str, told: str
 ) -> None:
     """Give the name that stands for the pair, where there is one."""
-    record = {"model": "other", "name": built_with}
-    monkeypatch.setattr("llamaindex_qwen3.cli.built_with._record", lambda *_: record)
+    found = Stored({"model": "other", "name": built_with}, has_words=False)
+    monkeypatch.setattr("llamaindex_qwen3.cli.session.look", lambda *_: found)
     done = shell.run("compare", "rows", "--models", "pair")
     assert done.code == 1
     assert told in done.err

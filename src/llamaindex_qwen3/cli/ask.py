@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +17,7 @@ from .app import (
     BaseUrl,
     Candidates,
     Collection,
+    Dense,
     EmbeddingUrl,
     Llm,
     LlmBaseUrl,
@@ -35,6 +35,7 @@ from .app import (
     print_json,
     working,
 )
+from .session import has_language_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,6 +56,7 @@ def ask(
     candidates: Candidates = 10,
     top_n: TopN = 3,
     task: Task = DEFAULT_TASK,
+    dense: Dense = False,
     brief: Annotated[
         bool,
         typer.Option(
@@ -72,10 +74,12 @@ def ask(
 
     Example: qwen3-rag ask "How is data stored in Milvus?" --models 0.6b
     """
-    session = Session(models, uri, collection, token, task, base_url, embedding_url, reranker_url)
+    session = Session(
+        models, uri, collection, token, task, base_url, embedding_url, reranker_url, dense
+    )
     ranking = _rank(session, question, candidates)
     best = ranking.reranked[:top_n]
-    answers = bool(os.environ.get("OPENAI_API_KEY") or llm_base_url)
+    answers = has_language_model(llm_base_url)
     if as_json:
         answer = "".join(_answer(session, question, best, llm, llm_base_url)) if answers else None
         print_json(_as_data(ranking, top_n, answer, llm if answers else None))
@@ -102,6 +106,7 @@ def compare(
     token: Token = "",
     candidates: Candidates = 10,
     task: Task = DEFAULT_TASK,
+    dense: Dense = False,
     as_json: AsJson = False,
     base_url: BaseUrl = None,
     embedding_url: EmbeddingUrl = None,
@@ -111,10 +116,18 @@ def compare(
 
     Example: qwen3-rag compare "How is data stored in Milvus?" --models 0.6b
     """
-    session = Session(models, uri, collection, token, task, base_url, embedding_url, reranker_url)
+    session = Session(
+        models, uri, collection, token, task, base_url, embedding_url, reranker_url, dense
+    )
     ranking = _rank(session, question, candidates)
     if as_json:
-        print_json({"question": question, "passages": _passages(ranking, candidates)})
+        print_json(
+            {
+                "question": question,
+                "search": ranking.search,
+                "passages": _passages(ranking, candidates),
+            }
+        )
     else:
         out.print(show.rankings(ranking, candidates, out.width))
 
@@ -154,6 +167,7 @@ def _as_data(ranking: Ranking, kept: int, answer: str | None, llm: str | None) -
     used = cited(answer or "", len(passages))
     return {
         "question": ranking.question,
+        "search": ranking.search,
         "answer": answer,
         "llm": llm,
         "passages": [{**row, "cited": row["number"] in used} for row in passages],

@@ -23,6 +23,7 @@ from .app import (
     BaseUrl,
     Candidates,
     Collection,
+    Dense,
     EmbeddingUrl,
     Llm,
     LlmBaseUrl,
@@ -58,6 +59,7 @@ def chat(
     candidates: Candidates = 10,
     top_n: TopN = 3,
     task: Task = DEFAULT_TASK,
+    dense: Dense = False,
     llm: Llm = "gpt-4o",
     llm_base_url: LlmBaseUrl = None,
     base_url: BaseUrl = None,
@@ -77,7 +79,9 @@ def chat(
     from ..answer import chat_model
     from ..pipeline import chat_engine
 
-    session = Session(models, uri, collection, token, task, base_url, embedding_url, reranker_url)
+    session = Session(
+        models, uri, collection, token, task, base_url, embedding_url, reranker_url, dense
+    )
     session.open()
     reranker = session.reranker.model_copy(update={"top_n": top_n})
     engine = chat_engine(

@@ -36,7 +36,6 @@ from .app import (
     print_json,
     working,
 )
-from .built_with import check_models
 from .eval_options import (
     PLOT_CANDIDATES,
     By,
@@ -55,6 +54,7 @@ from .eval_options import (
     sizes,
 )
 from .session import need_language_model
+from .stored import check_filled, check_models, look
 
 if TYPE_CHECKING:
     from ..evaluation.corpus import Collection as StoredCollection
@@ -167,10 +167,11 @@ def _find(place: tuple[str, str, str], models: Sequence[str], is_served: bool) -
     """Find the collection, and refuse a single pair of models that it was not built with."""
     from ..evaluation.corpus import Collection as StoredCollection
 
+    check_filled(*place)
     found = StoredCollection.find(*place)
     # With several, the passages are embedded again for those that it was not built with.
     if len(models) == 1 and not is_served:
-        check_models(model_pair(models[0]), *place)
+        check_models(model_pair(models[0]), look(*place), found.name)
     return found
 
 

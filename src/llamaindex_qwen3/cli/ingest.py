@@ -66,7 +66,17 @@ def ingest(
     uri: Uri = DEFAULT_URI,
     collection: Collection = DEFAULT_COLLECTION,
     token: Token = "",
-    overwrite: Annotated[bool, typer.Option(help="Drop an existing collection first.")] = False,
+    hybrid: Annotated[
+        bool,
+        typer.Option(
+            "--hybrid",
+            help="Index the words (BM25) as well, at the collection's creation; searches then use "
+            "both by themselves.",
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Drop an existing collection first.")
+    ] = False,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -90,6 +100,7 @@ def ingest(
 
     with arguments():
         find_files(paths)  # a mistyped path should not cost the loading of a model
+    session.check_target(overwrite, hybrid)
     skipped = skipped_files(paths)
     columns = (
         TextColumn("Embedding"),
@@ -100,7 +111,7 @@ def ingest(
     )
     with ExitStack() as stack:
         embedder = stack.enter_context(session.embedder(ray, actors))
-        store = session.store(overwrite)
+        store = session.store(overwrite, hybrid)
         stop = stack.enter_context(stop_on_interrupt())
         progress = stack.enter_context(
             Progress(*columns, console=err, transient=True, disable=not err.is_terminal)

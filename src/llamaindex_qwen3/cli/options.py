@@ -82,6 +82,14 @@ Candidates = Annotated[
 ]
 TopN = Annotated[int, typer.Option(min=1, help="Passages to keep after reranking.")]
 Task = Annotated[str, typer.Option(help="The retrieval task in one English sentence.")]
+Dense = Annotated[
+    bool,
+    typer.Option(
+        "--dense",
+        help="Search by vector alone, also where the collection has an index of its words "
+        "(ingest --hybrid).",
+    ),
+]
 Question = Annotated[str, typer.Argument(callback=_question, show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -33,9 +32,7 @@ from .app import (
     out,
     plain_errors,
 )
-
-if TYPE_CHECKING:
-    from ..milvus import CheckedMilvusVectorStore
+from .session import has_language_model
 
 
 @app.command()
@@ -86,8 +83,8 @@ def serve(
         page = inspector.Inspector(
             session.embed_model,
             session.reranker,
-            _with_words(session, uri, token),
-            chat_model(llm, llm_base_url) if _answers(llm_base_url) else None,
+            session.filled_store,
+            chat_model(llm, llm_base_url) if has_language_model(llm_base_url) else None,
             inspector.Settings(candidates, top_n, session.pair.is_demo, questions),
         )
         if not inspector.is_loopback(host):
@@ -104,20 +101,3 @@ def serve(
                 open_browser=not no_browser,
                 on_ready=lambda url: out.print(f"Inspector at {url}  [dim]Ctrl-C ends it.[/]"),
             )
-
-
-def _answers(llm_base_url: str | None) -> bool:
-    return bool(os.environ.get("OPENAI_API_KEY") or llm_base_url)
-
-
-def _with_words(session: Session, uri: str, token: str) -> CheckedMilvusVectorStore:
-    """Open a collection that was built for hybrid search as such."""
-    from ..milvus import milvus_vector_store
-
-    store = session.filled_store
-    fields = store.client.describe_collection(store.collection_name)["fields"]
-    if all(field["name"] != store.sparse_embedding_field for field in fields):
-        return store
-    return milvus_vector_store(
-        session.embed_model, uri, store.collection_name, token=token, hybrid=True
-    )

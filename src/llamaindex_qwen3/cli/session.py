@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from .. import show
-from ..errors import InvalidArgumentError
+from ..errors import InvalidArgumentError, StoreError
 from ..models import ModelPair, model_pair
-from .built_with import check_models
 from .console import arguments, err, working
 from .options import addresses
+from .stored import Stored, check_filled, check_models, look
 
 if TYPE_CHECKING:
     from ..embedding import Qwen3Embedding
@@ -53,6 +53,7 @@ class Session:
         base_url: Servers of both models.
         embedding_url: Servers of the embedding model.
         reranker_url: Servers of the reranker.
+        dense: Search by vector alone, also where the collection has an index of its words.
     """
 
     # Where others load the weights, what the checkpoint says of itself is enough here.
@@ -68,10 +69,11 @@ class Session:
         base_url: list[str] | None = None,
         embedding_url: list[str] | None = None,
         reranker_url: list[str] | None = None,
+        dense: bool = False,
     ) -> None:
         with arguments():
             self.pair: ModelPair = model_pair(models)
-        self._uri, self._collection, self._token, self._task = uri, collection, token, task
+        self._place, self._task, self._dense = (uri, collection, token), task, dense
         self._embedding_url = addresses(embedding_url) or addresses(base_url)
         self._reranker_url = addresses(reranker_url) or addresses(base_url)
         if self.pair.is_demo:
@@ -120,31 +122,52 @@ class Session:
         with RayEmbedder(self.embed_model, ray, actors) as embedder:
             yield cast("Qwen3Embedding", embedder)
 
-    def store(self, overwrite: bool = False) -> CheckedMilvusVectorStore:
-        """Open the collection, or create it."""
-        from ..milvus import milvus_vector_store
+    def check_target(self, overwrite: bool, hybrid: bool) -> None:
+        """Refuse to store in a collection that was built otherwise, before a model is loaded.
 
-        return milvus_vector_store(
-            self.embed_model, self._uri, self._collection, token=self._token, overwrite=overwrite
-        )
+        Raises:
+            StoreError: Another model built it, or it lacks the index of words that is asked for.
+        """
+        found = None if overwrite else self._look()
+        if found and hybrid and not found.has_words:
+            raise StoreError(
+                f"Collection {self._place[1]!r} was built without an index of its words, and none can "
+                "be added. Leave --hybrid out, take another --collection, or build it anew with "
+                "--overwrite (this deletes what it holds)."
+            )
+
+    def store(self, overwrite: bool = False, hybrid: bool = False) -> CheckedMilvusVectorStore:
+        """Open the collection to store in, or create it; an index of words is kept up anyway."""
+        found = None if overwrite else self._look()
+        return self._open_store(overwrite, hybrid or (found is not None and found.has_words))
 
     @functools.cached_property
     def filled_store(self) -> CheckedMilvusVectorStore:
-        """The collection, which must hold something to ask."""
+        """The collection, which must hold something to ask; by its words too if it has them."""
         with working("Opening the collection"):
-            from ..milvus_connection import collection_has_rows
-
             # Asked before any model is loaded, and before opening would create it.
-            is_filled = collection_has_rows(self._uri, self._collection, self._token)
-        if not is_filled:
-            raise InvalidArgumentError(
-                f"Collection {self._collection!r} at {self._uri!r} does not exist or is empty. Store "
-                "something in it first: qwen3-rag ingest PATH"
-            )
+            check_filled(*self._place)
+            found = self._look()
+        has_words = found is not None and found.has_words
+        return self._open_store(hybrid=has_words and not self._dense)
+
+    def _look(self) -> Stored | None:
+        uri, collection, token = self._place
+        found = look(uri, collection, token)
         # A server's model is known by asking it.
         if not self._embedding_url:
-            check_models(self.pair, self._uri, self._collection, self._token)
-        return self.store()
+            check_models(self.pair, found, collection)
+        return found
+
+    def _open_store(
+        self, overwrite: bool = False, hybrid: bool = False
+    ) -> CheckedMilvusVectorStore:
+        from ..milvus import milvus_vector_store
+
+        uri, collection, token = self._place
+        return milvus_vector_store(
+            self.embed_model, uri, collection, token=token, hybrid=hybrid, overwrite=overwrite
+        )
 
     def open(self) -> None:
         """Open the collection and load both models now."""

@@ -36,7 +36,8 @@ def rankings(ranking: Ranking, kept: int, width: int = 80) -> Table:
     if width < NARROW:
         return _reranked(ranking, kept, places, width)
     table = _table(ranking)
-    table.add_column("By embedding", ratio=1, overflow="fold")
+    searched = "By embedding" if ranking.search == "dense" else "By vector and words"
+    table.add_column(searched, ratio=1, overflow="fold")
     table.add_column("Score", justify="right")
     table.add_column("After reranking", ratio=1, overflow="fold")
     table.add_column("Score", justify="right")
