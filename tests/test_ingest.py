@@ -104,13 +104,13 @@ def test_a_changed_file(
     file = docs / "part0" / "file_0.md"
     file.write_text(file.read_text().replace("text 0 1", "quite another"))
     embedded: list[str] = []
-    embed = Qwen3Embedding._get_text_embeddings
+    embed = Qwen3Embedding._aget_text_embeddings
 
-    def watch(self: Qwen3Embedding, batch: list[str]) -> list[list[float]]:
+    async def watch(self: Qwen3Embedding, batch: list[str]) -> list[list[float]]:
         embedded.extend(batch)
-        return embed(self, batch)
+        return await embed(self, batch)
 
-    monkeypatch.setattr(Qwen3Embedding, "_get_text_embeddings", watch)
+    monkeypatch.setattr(Qwen3Embedding, "_aget_text_embeddings", watch)
     assert ingest([docs], model, store) == IngestReport(6, added=1, unchanged=17, removed=1)
     assert embedded == ["# Section 1\nquite another"]
     fresh = open_store("fresh")
@@ -188,7 +188,7 @@ def test_broken_off_and_resumed(
     (docs / "part1" / "file_1.md").unlink()
     calls: list[int] = []
     target = Qwen3Embedding if broken == "model" else CheckedMilvusVectorStore
-    name = "_get_text_embeddings" if broken == "model" else broken
+    name = "_aget_text_embeddings" if broken == "model" else broken
     original = getattr(target, name)
 
     def fail(self: Any, *args: Any, **kwargs: Any) -> Any:

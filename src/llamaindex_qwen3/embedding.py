@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,7 @@ from llama_index.core.storage.kvstore.types import BaseKVStore
 
 from .cache import VectorCache
 from .component import Qwen3Component, check_task
+from .engine import background
 from .engine.checkpoint import MIN_DIMENSIONS, Checkpoint, Geometry, Role, identify
 from .engine.endpoint import ServedModel
 from .engine.protocol import Encoder, EncodeRequest
@@ -24,7 +28,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Vectors = list[list[float]]
+_Started = deque[tuple[list[str], Future[Vectors]]]
 DEFAULT_MODEL = "Qwen/Qwen3-Embedding-0.6B"
+
+# Batches of a call of LlamaIndex's that servers work on before it asks for them.
+_started: ContextVar[_Started | None] = ContextVar("started", default=None)
 
 
 class Qwen3Embedding(Qwen3Component, BaseEmbedding):
@@ -98,6 +106,36 @@ class Qwen3Embedding(Qwen3Component, BaseEmbedding):
         """Length of the vectors, known without loading weights."""
         size = self._read_geometry().hidden_size
         return self.dimensions or size
+
+    def get_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **kwargs: Any
+    ) -> Vectors:
+        """Embed documents; servers are given all of them at once, not one batch after another.
+
+        Args:
+            texts: Documents.
+            show_progress: Show a bar.
+            kwargs: What other versions of BaseEmbedding take.
+
+        Returns:
+            Vectors [texts, dimensions].
+        """
+        size = self.embed_batch_size
+        alone = self.base_url is None or self.embeddings_cache or self.rate_limiter
+        if alone or len(texts) <= size:
+            return super().get_text_embedding_batch(texts, show_progress, **kwargs)
+        batches = [texts[i : i + size] for i in range(0, len(texts), size)]
+        started: _Started = deque(
+            (batch, background.run(self._aembed(batch, self.text_instruction, bulk=True)))
+            for batch in batches
+        )
+        token = _started.set(started)
+        try:
+            return super().get_text_embedding_batch(texts, show_progress, **kwargs)
+        finally:
+            _started.reset(token)
+            for _, future in started:
+                future.cancel()
 
     def with_task(self, query_instruction: str) -> Self:
         """Return an embedding for another task of queries that shares the loaded model."""
@@ -210,6 +248,9 @@ class Qwen3Embedding(Qwen3Component, BaseEmbedding):
         return (await self._aembed([text], self.text_instruction, bulk=False))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> Vectors:
+        started = _started.get()
+        if started and started[0][0] == texts:
+            return background.wait(started.popleft()[1])
         return self._embed(texts, self.text_instruction, bulk=True)
 
     async def _aget_text_embeddings(self, texts: list[str]) -> Vectors:

@@ -6,8 +6,9 @@ import hashlib
 import json
 import re
 import uuid
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,15 @@ from llama_index.core.schema import (
 )
 
 from .embedding import Qwen3Embedding
+from .engine import background
 from .milvus import CheckedMilvusVectorStore, rows_in
 from .milvus_filters import prefix_pattern
 from .readers import SourceFile, find_files, read_document
 
 CHUNK_TOKENS = 512
 
+# Batches that are embedded while this thread reads, splits and stores.
+_AHEAD = 4
 # Documents whose rows are looked up together.
 _FILES_AT_ONCE = 256
 # Rows that Milvus Lite may hold unflushed: searching them is slow, and each flush costs.
@@ -131,14 +135,17 @@ def ingest(
     files = find_files(paths)
     run = _Run(embed_model, vector_store, transformations or [SectionSplitter()], files)
     run.on_progress, run.should_stop = on_progress, should_stop or (lambda: False)
-    for start in range(0, len(files), _FILES_AT_ONCE):
-        run.files(files[start : start + _FILES_AT_ONCE])
-        if run.stopped:
-            break
-    else:
-        run.write_pending()
-        if not run.stopped:
-            run.remove_gone([Path(path) for path in paths])
+    try:
+        for start in range(0, len(files), _FILES_AT_ONCE):
+            run.files(files[start : start + _FILES_AT_ONCE])
+            if run.stopped:
+                break
+        else:
+            run.write_pending()
+            if not run.stopped:
+                run.remove_gone([Path(path) for path in paths])
+    finally:
+        run.cancel()
     run.flush()
     return run.report
 
@@ -177,6 +184,10 @@ class _Run:
         self._document_ids = {file.document_id for file in files}
         self._progress = IngestProgress(0, len(files), 0, sum(_size(f) for f in files), 0)
         self._pending: list[TextNode] = []
+        # A cache of vectors may be of this thread only, and other models know no other way.
+        alone = not isinstance(embed_model, Qwen3Embedding) or embed_model.embeddings_cache
+        self._ahead = 0 if alone else _AHEAD
+        self._embedding: deque[tuple[list[TextNode], Future[Any]]] = deque()
         self._done: list[_FileDone] = []
         self._unflushed = 0
 
@@ -212,16 +223,38 @@ class _Run:
         else:
             self._remove(stale)
         while len(self._pending) >= self._model.embed_batch_size and not self.stopped:
-            self._write(self._model.embed_batch_size)
+            self._embed()
+            if len(self._embedding) > self._ahead:
+                self._write()
 
     def write_pending(self) -> None:
         """Embed and store what is left."""
-        while self._pending and not self.stopped:
-            self._write(self._model.embed_batch_size)
+        while (self._pending or self._embedding) and not self.stopped:
+            if self._pending:
+                self._embed()
+            if not self._pending or len(self._embedding) > self._ahead:
+                self._write()
 
-    def _write(self, count: int) -> None:
+    def cancel(self) -> None:
+        """Give up what is being embedded."""
+        while self._embedding:
+            self._embedding.pop()[1].cancel()
+
+    def _embed(self) -> None:
+        """Begin to embed the next batch."""
+        count = self._model.embed_batch_size
         batch, self._pending = self._pending[:count], self._pending[count:]
-        self._store.add(self._model(batch), flush=False, upsert=True)
+        if self._ahead:
+            embedded = background.run(self._model.acall(batch))
+        else:
+            embedded = Future()
+            embedded.set_result(self._model(batch))
+        self._embedding.append((batch, embedded))
+
+    def _write(self) -> None:
+        """Store the batch that was begun first."""
+        batch, embedded = self._embedding.popleft()
+        self._store.add(background.wait(embedded), flush=False, upsert=True)
         self._count(added=len(batch))
         written = {node.node_id for node in batch}
         # Removed last: stopped before, a run leaves the old text to be found.

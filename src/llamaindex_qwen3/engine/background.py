@@ -29,20 +29,30 @@ class Crew:
     """Runs coroutines side by side, a limited number of them; the first error ends all.
 
     Used as a context: its end waits for all of them.
+
+    Args:
+        most: Coroutines of this crew at once.
+        places: Limits those of several crews together.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, places: asyncio.Semaphore | None = None) -> None:
+        self._most, self._places = most, places
         self._running: set[asyncio.Task[None]] = set()
 
     async def add(self, work: Coroutine[Any, Any, None]) -> None:
         """Start a coroutine, waiting for another to end if need be."""
         try:
             await self._shrink(self._most - 1)
+            if self._places:
+                await self._places.acquire()
         except BaseException:
             work.close()
             raise
-        self._running.add(asyncio.ensure_future(work))
+        task = asyncio.ensure_future(work)
+        if places := self._places:
+            # A task that is cancelled before it begins runs no line of its own.
+            task.add_done_callback(lambda _: places.release())
+        self._running.add(task)
 
     async def _shrink(self, most: int) -> None:
         while len(self._running) > most:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from . import background, probe_embedding, probe_reranker
 from .background import Crew
 from .client import Row, ServedClient
 from .contact import identify
-from .endpoint import Endpoint
+from .endpoint import Endpoint, ServedModel
 from .probe_embedding import EmbeddingProfile, vectors
 from .probe_reranker import RerankerProfile, classify, log_odds
 from .protocol import EncodeRequest, EncodeResult, ScoreRequest, ScoreResult
@@ -27,8 +28,24 @@ _TEXTS_AT_ONCE = 256
 _END = "<|endoftext|>"
 
 
+class _Line:
+    """Bulk calls in a line: each makes its requests in its turn, up to so many of all calls.
+
+    So hundreds of calls at once, as LlamaIndex makes of one long list, tokenize no more than one.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.places = asyncio.Semaphore(most)
+        self.turn = asyncio.Lock()
+
+
 class ServedEncoder(ServedClient):
     """A Qwen3-Embedding model on a server."""
+
+    def __init__(self, model: ServedModel) -> None:
+        super().__init__(model)
+        self._lines: dict[int, _Line] = {}
 
     def encode(self, request: EncodeRequest) -> EncodeResult:
         """Embed and wait; see `Encoder`."""
@@ -71,8 +88,8 @@ class ServedEncoder(ServedClient):
                 # At once: all of them at the end would hold up this loop's queries.
                 found[start + i] = vector.tolist()
 
-        # Twice what is on the wire, so that places never wait for texts to be tokenized.
-        async with Crew(2 * self._servers().bulk_at_once) as crew:
+        line = self._line() if request.bulk else _Line(len(texts))
+        async with Crew(line.most, line.places) as crew, line.turn:
             for start in range(0, len(texts), _TEXTS_AT_ONCE):
                 rows, cut = await self._aside(
                     self._rows, texts[start : start + _TEXTS_AT_ONCE], request
@@ -85,6 +102,14 @@ class ServedEncoder(ServedClient):
             found if len(texts) == len(places) else [list(found[place]) for place in places],
             [truncated[place] for place in places],
         )
+
+    def _line(self) -> _Line:
+        # As connections, it does not survive a fork. This is called on the loop of all clients.
+        pid = os.getpid()
+        if pid not in self._lines:
+            # Twice what is on the wire, so that places never wait for texts to be tokenized.
+            self._lines[pid] = _Line(2 * self._servers().bulk_at_once)
+        return self._lines[pid]
 
     def _rows(self, texts: Sequence[str], request: EncodeRequest) -> tuple[list[Row], list[int]]:
         end = token_id(self._control, _END, self.model.checkpoint)
