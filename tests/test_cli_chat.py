@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,3 +85,36 @@ def test_in_a_process_of_its_own(shell: Shell) -> None:
     assert done.code == 0, done.err
     assert done.err == ""
     assert done.out.count("In {braces} and [brackets] [1].") == 2
+
+
+def test_turns_as_json(shell: Shell) -> None:
+    """Print each turn as one line of JSON and nothing else, blank lines and commands none."""
+    questions = "where are rows\n\n/clear\nand schemas?\n"
+    with serve(["In buckets [", "2]."]) as (url, _):
+        done = shell.run(*CHAT, "--llm-base-url", url, "--json", "--top-n", "2", stdin=questions)
+    assert done.code == 0, done.err
+    turns = [json.loads(line) for line in done.out.splitlines()]
+    assert [turn["question"] for turn in turns] == ["where are rows", "and schemas?"]
+    for turn in turns:
+        assert turn["answer"] == "In buckets [2]."
+        assert turn["llm"] == "my-own-model"
+        assert turn["error"] is None
+        assert [row["number"] for row in turn["passages"]] == [1, 2]
+        assert [row["cited"] for row in turn["passages"]] == [False, True]
+        for row in turn["passages"]:
+            line = Path(row["path"]).read_text().splitlines()[row["line"] - 1]
+            assert line.removeprefix("## ") == row["section"]
+            assert row["section"] in row["text"]
+
+
+def test_a_failed_turn_as_json(shell: Shell) -> None:
+    """Give a failed question a line as well, so that lines match questions; exit code 1."""
+    options = ("--llm-base-url", "http://127.0.0.1:9/v1", "--json")
+    done = shell.process(*CHAT, *options, stdin="one\n")
+    assert done.code == 1
+    [turn] = map(json.loads, done.out.splitlines())
+    assert turn["question"] == "one"
+    assert turn["answer"] is None
+    assert [row["cited"] for row in turn["passages"]] == [False] * 3
+    assert "Cannot reach 127.0.0.1" in turn["error"]
+    assert turn["error"] in done.err

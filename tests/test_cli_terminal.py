@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -144,3 +145,26 @@ def test_chat_goes_on_after_an_interrupted_answer(shell: Shell) -> None:
         told = [message["content"] for message in requests[-1]["body"]["messages"]]
     # The question and the part of the answer that was read, then the next question.
     assert told[1:] == ["where are rows", "In buckets", "and schemas?"]
+
+
+def test_a_stopped_answer_as_json(shell: Shell) -> None:
+    """Print what was read of an answer that Ctrl-C stops, and say that it was stopped."""
+    hold = threading.Event()
+    with (
+        serve(["In buckets [1]", " and more"], hold) as (url, _),
+        shell.terminal(*CHAT, "--llm-base-url", url, "--json") as terminal,
+    ):
+        terminal.until("> ")
+        terminal.type("where are rows\r")
+        terminal.until("waiting for the answer")
+        terminal.interrupt()
+        terminal.until("Stopped.", times=2)
+        hold.set()
+        terminal.until("\n> ", times=2)
+        terminal.type("/quit\r")
+        assert terminal.wait() == 0
+    [line] = [line for line in terminal.text.splitlines() if line.startswith("{")]
+    turn = json.loads(line)
+    assert turn["question"] == "where are rows"
+    assert turn["error"] == "Stopped."
+    assert turn["answer"] in (None, "In buckets [1]")

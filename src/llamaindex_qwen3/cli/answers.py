@@ -1,10 +1,10 @@
-"""Print an answer as it is written, with its citations and their sources."""
+"""Answers with their citations and sources: printed as they are written, or as data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import show
 from .app import out, shows_links, working
@@ -18,12 +18,13 @@ class AnswerPrinter:
 
     Args:
         nodes: The passages it was given, in the order of their numbers.
+        silent: Keep the text and print nothing.
     """
 
-    def __init__(self, nodes: Sequence[NodeWithScore]) -> None:
+    def __init__(self, nodes: Sequence[NodeWithScore], silent: bool = False) -> None:
         from ..citations import MarkSplitter, citations
 
-        self.text = ""
+        self.text, self.nodes, self._silent = "", nodes, silent
         self._sources = citations(nodes)
         self._splitter = MarkSplitter()
         self._links = shows_links()
@@ -36,12 +37,15 @@ class AnswerPrinter:
     def end(self) -> None:
         """End the last line."""
         self._print(self._splitter.rest())
-        out.print()
+        if not self._silent:
+            out.print()
 
     def print_sources(self) -> None:
         """List the passages, those that the answer names marked."""
         from ..citations import cited
 
+        if self._silent:
+            return
         used = cited(self.text, len(self._sources))
         out.print()
         out.print("[bold]Sources[/]")
@@ -49,7 +53,7 @@ class AnswerPrinter:
 
     def _print(self, parts: Iterator[tuple[str, int | None]]) -> None:
         text = show.marked(parts, self._sources, self._links)
-        if text:
+        if text and not self._silent:
             out.print(text, end="", soft_wrap=True)
 
 
@@ -68,3 +72,30 @@ def print_answer(pieces: Iterator[str], nodes: Sequence[NodeWithScore]) -> None:
     finally:
         printer.end()
     printer.print_sources()
+
+
+def passages_as_data(nodes: Sequence[NodeWithScore]) -> list[dict[str, Any]]:
+    """Describe numbered passages: where they stand, their score and their text."""
+    from ..citations import citations
+
+    return [
+        {
+            "number": source.number,
+            "section": source.section,
+            "file": source.file,
+            "path": str(source.path) if source.path else None,
+            "line": source.line,
+            "score": node.score,
+            "id": node.node_id,
+            "text": node.node.get_content(),
+        }
+        for source, node in zip(citations(nodes), nodes, strict=True)
+    ]
+
+
+def with_cited(rows: list[dict[str, Any]], answer: str) -> list[dict[str, Any]]:
+    """Note of each passage whether an answer names it."""
+    from ..citations import cited
+
+    used = cited(answer, len(rows))
+    return [{**row, "cited": row["number"] in used} for row in rows]

@@ -8,7 +8,7 @@ import typer
 
 from .. import show
 from ..prompts import DEFAULT_TASK
-from .answers import print_answer
+from .answers import passages_as_data, print_answer, with_cited
 from .app import (
     DEFAULT_COLLECTION,
     DEFAULT_MODELS,
@@ -161,40 +161,20 @@ def _answer(
 
 
 def _as_data(ranking: Ranking, kept: int, answer: str | None, llm: str | None) -> dict[str, Any]:
-    from ..citations import cited
-
-    passages = _passages(ranking, kept)
-    used = cited(answer or "", len(passages))
     return {
         "question": ranking.question,
         "search": ranking.search,
         "answer": answer,
         "llm": llm,
-        "passages": [{**row, "cited": row["number"] in used} for row in passages],
+        "passages": with_cited(_passages(ranking, kept), answer or ""),
     }
 
 
 def _passages(ranking: Ranking, kept: int) -> list[dict[str, Any]]:
-    """Describe the best of the reranked passages."""
-    from ..citations import citations
-
+    """Describe the best of the reranked passages, and where they stood before."""
     before = {node.node_id: (place, node) for place, node in enumerate(ranking.candidates, 1)}
-    best = ranking.reranked[:kept]
-    rows = []
-    for source, node in zip(citations(best), best, strict=True):
-        place, candidate = before[node.node_id]
-        rows.append(
-            {
-                "number": source.number,
-                "section": source.section,
-                "file": source.file,
-                "path": str(source.path) if source.path else None,
-                "line": source.line,
-                "score": node.score,
-                "retrieval_score": candidate.score,
-                "retrieval_rank": place,
-                "id": node.node_id,
-                "text": node.node.get_content(),
-            }
-        )
+    rows = passages_as_data(ranking.reranked[:kept])
+    for row in rows:
+        row["retrieval_rank"], candidate = before[row["id"]]
+        row["retrieval_score"] = candidate.score
     return rows

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,12 @@ import typer
 from .. import show
 from ..errors import Qwen3Error
 from ..prompts import DEFAULT_TASK
-from .answers import AnswerPrinter
+from .answers import AnswerPrinter, passages_as_data, with_cited
 from .app import (
     DEFAULT_COLLECTION,
     DEFAULT_MODELS,
     DEFAULT_URI,
+    AsJson,
     BaseUrl,
     Candidates,
     Collection,
@@ -40,11 +41,13 @@ from .app import (
     plain_errors,
     working,
 )
+from .console import print_json_line
 from .session import need_language_model
 
 if TYPE_CHECKING:
     from llama_index.core.chat_engine import CondensePlusContextChatEngine
     from llama_index.core.llms import ChatMessage
+    from llama_index.core.schema import NodeWithScore
 
 _HELP = "/quit or Ctrl-D ends, /clear forgets the conversation, Ctrl-C stops an answer."
 
@@ -60,6 +63,7 @@ def chat(
     top_n: TopN = 3,
     task: Task = DEFAULT_TASK,
     dense: Dense = False,
+    as_json: AsJson = False,
     llm: Llm = "gpt-4o",
     llm_base_url: LlmBaseUrl = None,
     base_url: BaseUrl = None,
@@ -69,7 +73,7 @@ def chat(
     """Hold a conversation: follow-up questions are understood from what was said before.
 
     Questions are read from the terminal, or from a pipe one a line. /quit or Ctrl-D ends, /clear
-    forgets the conversation, Ctrl-C stops an answer.
+    forgets the conversation, Ctrl-C stops an answer. --json prints each turn as a line of JSON.
 
     Example: qwen3-rag chat --models 0.6b
     """
@@ -92,7 +96,7 @@ def chat(
         candidates,
     )
     with contextlib.closing(asyncio.new_event_loop()) as loop:
-        failures = _Conversation(engine, loop).run()
+        failures = _Conversation(engine, loop, llm if as_json else None).run()
     # On a terminal they were seen; for a script they must show.
     if failures and not sys.stdin.isatty():
         raise typer.Exit(1)
@@ -102,14 +106,22 @@ class _Conversation:
     """Reads questions and prints answers until there are no more.
 
     Turns run on an event loop, where an answer under way can be stopped.
+
+    Args:
+        engine: Answers.
+        loop: Runs the turns.
+        as_json: Name of the language model, for turns as lines of JSON; None shows them.
     """
 
     def __init__(
-        self, engine: CondensePlusContextChatEngine, loop: asyncio.AbstractEventLoop
+        self,
+        engine: CondensePlusContextChatEngine,
+        loop: asyncio.AbstractEventLoop,
+        as_json: str | None = None,
     ) -> None:
-        self._engine, self._loop = engine, loop
+        self._engine, self._loop, self._as_json = engine, loop, as_json
         self._history: list[ChatMessage] = []
-        self._printer = AnswerPrinter([])
+        self._printer = self._answer_to([])
         self._interactive = sys.stdin.isatty()
 
     def run(self) -> int:
@@ -135,7 +147,7 @@ class _Conversation:
             line = self._prompt() if self._interactive else sys.stdin.readline()
             if not line:
                 return
-            if not self._interactive and line.strip():
+            if not self._interactive and self._as_json is None and line.strip():
                 out.print(f"[bold]> {show.escape(show.clean(line.strip()))}[/]", soft_wrap=True)
             yield line
 
@@ -155,7 +167,7 @@ class _Conversation:
 
     def _turn(self, question: str) -> bool:
         """Answer one question; what fails is told, and the conversation goes on without it."""
-        self._printer = AnswerPrinter([])
+        self._printer, failure, succeeded = self._answer_to([]), None, True
         try:
             with _cancelled_by_interrupt(self._loop, self._answer(question)) as task:
                 self._loop.run_until_complete(task)
@@ -163,13 +175,29 @@ class _Conversation:
             if self._printer.text:
                 # The next question may refer to what was read of the answer.
                 self._history += _exchange(question, self._printer.text)
-            err.print("[dim]Stopped.[/]")
+            failure = "Stopped."
+            err.print(f"[dim]{failure}[/]")
         except Qwen3Error as error:
-            err.print(f"[bold red]Error:[/] {show.escape(str(error))}", soft_wrap=True)
-            return False
+            failure, succeeded = str(error), False
+            err.print(f"[bold red]Error:[/] {show.escape(failure)}", soft_wrap=True)
         else:
             self._history += _exchange(question, self._printer.text)
-        return True
+        if self._as_json is not None:
+            print_json_line(self._as_data(question, failure))
+        return succeeded
+
+    def _answer_to(self, nodes: Sequence[NodeWithScore]) -> AnswerPrinter:
+        return AnswerPrinter(nodes, silent=self._as_json is not None)
+
+    def _as_data(self, question: str, failure: str | None) -> dict[str, Any]:
+        answer = self._printer.text
+        return {
+            "question": question,
+            "answer": answer or None,
+            "llm": self._as_json,
+            "passages": with_cited(passages_as_data(self._printer.nodes), answer),
+            "error": failure,
+        }
 
     async def _answer(self, question: str) -> None:
         from ..answer import check_answer, generation_errors
@@ -179,7 +207,7 @@ class _Conversation:
                 response = await self._engine.astream_chat(question, list(self._history))
                 stream = response.async_response_gen()
                 first = await anext(stream, "")
-            self._printer = AnswerPrinter(response.source_nodes)
+            self._printer = self._answer_to(response.source_nodes)
             async with contextlib.aclosing(stream) as pieces:
                 try:
                     self._printer.add(first)
@@ -189,7 +217,8 @@ class _Conversation:
                     self._printer.end()
             check_answer(bool(self._printer.text.strip()))
         self._printer.print_sources()
-        out.print()
+        if self._as_json is None:
+            out.print()
 
 
 def _exchange(question: str, answer: str) -> list[ChatMessage]:

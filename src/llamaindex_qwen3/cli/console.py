@@ -39,6 +39,12 @@ def print_json(data: Any) -> None:
     sys.stdout.flush()
 
 
+def print_json_line(data: Any) -> None:
+    """Print a value as one line of JSON, at once."""
+    sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
 @contextmanager
 def working(what: str) -> Iterator[None]:
     """Say on a terminal what is being waited for, until it is there."""
