@@ -19,6 +19,7 @@ import pytest
 from components import SCORE_TOLERANCE
 from reference import ReferenceReranker
 from served import WAIT_S, HashedVectors, close, in_time, served_embedder, served_reranker
+from servers.fake_faults import WIRE_FAULTS
 from servers.fake_servers import EMBEDDING_FAULTS, LIST_FAULTS, SCORE_FAULTS, FakeServer
 
 from llamaindex_qwen3.errors import ModelNotServedError, ServerAccessError, ServerError
@@ -117,7 +118,9 @@ def test_one_fault(serve: Serve, embedding_dir: Path, expected: HashedVectors, f
     assert expected.wrong(TEXTS[:5], model.get_text_embedding_batch(TEXTS[:5])) == []
     counts = server.counts()
     assert counts["faults"] == 1
-    assert counts["posts"] == before + 2
+    # One that was away is asked first whether it is the same.
+    away = fault in (*WIRE_FAULTS, "502", "503", "503 in seconds", "504", "524", "529")
+    assert counts["posts"] == before + 2 + away
 
 
 @pytest.mark.parametrize("kind", ["openai", "infinity", "tei"])
@@ -330,7 +333,7 @@ def test_retry_after(
     server.change(instead={"status": status, "headers": {"Retry-After": value()}})
     with after_requests(server, 1):
         model.get_text_embedding("a")
-    first, second = server.requests()[before:]
+    first, second = server.requests()[before:][:2]
     assert second["at"] - first["at"] >= least_s
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random
 
-from ..errors import ModelNotServedError, ServerMismatchError
+from ..errors import ModelNotServedError, ServerAccessError, ServerError, ServerMismatchError
 from .endpoint import Endpoint, NotFoundError, ServedModel, TransientError
 from .wire import Kind, WrongAnswerError
 
@@ -59,6 +59,38 @@ def _may_pass(error: BaseException) -> bool:
     if isinstance(error, WrongAnswerError):
         return len(error.args) == 1
     return isinstance(error, TransientError) and not error.is_timeout
+
+
+async def recognise(endpoint: Endpoint) -> None:
+    """See that a server that was away is the one that the first contact was with.
+
+    Raises:
+        ServerMismatchError: It is another.
+        ServerAccessError: It wants another key.
+        NotFoundError: It does not have the model any more.
+        TransientError: It is not back, or away again.
+    """
+    try:
+        try:
+            await endpoint.profile.prove(endpoint)
+        except ServerMismatchError:
+            # Once more: a broken answer may look like another model's.
+            await endpoint.profile.prove(endpoint)
+    except (ServerAccessError, NotFoundError, ServerMismatchError):
+        raise
+    except ServerError as error:
+        raise another(endpoint, f"{error} Before, it took such a request", error.status) from None
+
+
+def another(endpoint: Endpoint, difference: str, status: int | None = None) -> ServerMismatchError:
+    """Return the error about a server that came back as another, and how it shows."""
+    return ServerMismatchError(
+        f"{endpoint.url} was away and is not what it was: {difference}. It serves another model or "
+        "template now, and none of its results was used since. Have it serve what it did; if the "
+        "change is meant, start this program anew, and embed anew what is stored.",
+        endpoint.url,
+        status,
+    )
 
 
 async def identify(endpoint: Endpoint, model: ServedModel) -> Identity:

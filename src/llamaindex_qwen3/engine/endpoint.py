@@ -69,6 +69,11 @@ class TransientError(Exception):
         self.is_outage = is_outage
         self.is_timeout = is_timeout
 
+    @property
+    def is_absence(self) -> bool:
+        """Whether another server may have come in its place since: not if it asks for patience."""
+        return self.is_outage and self.status not in _AGAIN
+
 
 class TooLargeError(ServerError):
     """The server wants smaller batches."""
@@ -131,6 +136,8 @@ class Endpoint:
         self.held_until = 0.0
         # What the first contact shows; set by those who make it.
         self.profile: Any = None
+        # Times that it was away, in all and when it last showed that it is the same as before.
+        self.absences = self.absences_known = 0
         self._key = model.api_key
         self._timeout_s = model.timeout_s
         self._connect_s = min(_CONNECT_TIMEOUT_S, model.timeout_s)
@@ -139,6 +146,11 @@ class Endpoint:
         self._idle: list[httpx.AsyncClient] = []
         self._closing: set[asyncio.Future[None]] = set()
         self._tls: ssl.SSLContext | None = None
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether it was away since it last showed what it is."""
+        return self.absences > self.absences_known
 
     async def close(self) -> None:
         """Close the connections."""

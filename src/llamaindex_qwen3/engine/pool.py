@@ -1,19 +1,19 @@
-"""Several addresses of one model: the least loaded is asked, and another when it fails."""
+"""Several addresses of one model: one is asked, and another or the same again when it fails."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from ..errors import ServerError, ServerMismatchError
+from .contact import recognise
 from .endpoint import Endpoint, NotFoundError, ServedModel, TooLargeError, TransientError
+from .places import Places, room_of
 from .wire import WrongAnswerError
 
 T = TypeVar("T")
@@ -23,9 +23,10 @@ Send = Callable[[Endpoint], Awaitable[T]]
 _FIRST_CONTACT_S = 3.0
 # Attempts at a request whose answer is wrong, or that fails inside the server: it may be the text.
 _WRONG_ANSWERS = 6
-_QUERIES_AT_ONCE = 64
 # For how long a server that failed again and again is left alone while others work.
 _LONGEST_AWAY_S = 30.0
+# How servers refuse a text that is longer than they read.
+_TOO_LONG = {400, 413, 422}
 _back_off = wait_random_exponential(multiplier=0.2, max=10.0, min=0.05)
 
 
@@ -40,6 +41,12 @@ class _Tried:
     fault: TransientError | None = None
     wrong: int = 0
     waited_s: float = 0.0
+    # What a server answered that has to show that it is the same; whether it was asked to before.
+    answer: tuple[Endpoint, Any] | None = None
+    inquired: bool = False
+    # Tokens of one text that were not enough, and who said so.
+    room: float = 0
+    refusal: ServerError | None = None
 
     def met(self, fault: TransientError) -> TransientError:
         """Note a fault."""
@@ -54,18 +61,13 @@ class _Tried:
 
 
 class Pool:
-    """Sends each request to one of several servers, until one has answered it rightly.
-
-    Bulk requests on the wire are limited per server. Queries have places of their own, and so never
-    wait for an ingest here.
-    """
+    """Sends each request to one of several servers, until one has answered it rightly."""
 
     def __init__(self, model: ServedModel, contact: Callable[[Endpoint], Awaitable[None]]) -> None:
         self._model = model
         self._contact = contact
         self._endpoints = [Endpoint(url, model) for url in model.urls]
-        self._most = {True: model.max_in_flight, False: max(_QUERIES_AT_ONCE, model.max_in_flight)}
-        self._waiting: dict[bool, deque[asyncio.Future[None]]] = {True: deque(), False: deque()}
+        self._places = Places(self._endpoints, model)
         self._contacts: dict[Endpoint, asyncio.Task[None]] = {}
 
     @property
@@ -143,81 +145,100 @@ class Pool:
         return result
 
     async def _attempt(self, send: Send[T], bulk: bool, tried: _Tried) -> T:
+        while True:
+            try:
+                return await self._ask(send, bulk, tried)
+            except ServerError as error:
+                if not self._others_have_room(tried, error):
+                    raise
+
+    async def _ask(self, send: Send[T], bulk: bool, tried: _Tried) -> T:
         began = time.monotonic()
-        async with self._place(bulk) as endpoint:
+        async with self._places.take(bulk, tried.room) as endpoint:
             if tried.since:
                 tried.waited_s += time.monotonic() - began
             tried.endpoint = endpoint
             try:
-                await self._first_contact(endpoint)
-                result = await send(endpoint)
+                result = await self._proven(send, endpoint, tried)
             except WrongAnswerError as error:
                 raise tried.met(TransientError(str(error.args[0]), 200, is_outage=False)) from None
             except TransientError as error:
+                endpoint.absences += error.is_absence
                 raise tried.met(error) from None
             endpoint.faults, endpoint.down_until = 0, 0.0
             return result
 
+    async def _proven(self, send: Send[T], endpoint: Endpoint, tried: _Tried) -> T:
+        """Ask a server, and return its answer when it is sure that the server is the same as ever."""
+        if tried.answer is None or tried.answer[0] is not endpoint:
+            await self._first_contact(endpoint)
+            if endpoint.in_doubt and not tried.inquired:
+                # Before it gets any text, but not each time: were every other request to fail, as
+                # behind a proxy with one of two servers down, only inquiries would succeed.
+                await self._recognise(endpoint)
+                tried.inquired = True
+            tried.answer = endpoint, await send(endpoint)
+        # If it, or a proxy's other connection, was away meanwhile, the answer may be another's.
+        await self._recognise(endpoint)
+        result: T = tried.answer[1]
+        return result
+
+    def _others_have_room(self, tried: _Tried, error: ServerError) -> bool:
+        """Note who refused a request, and say whether a server that reads longer texts may take it.
+
+        Texts are cut to what all servers read that are known by then: one that joins later may read
+        less.
+        """
+        assert tried.endpoint is not None
+        profile = tried.endpoint.profile
+        if type(error) not in (ServerError, TooLargeError) or error.status not in _TOO_LONG:
+            return False
+        if profile is None or not profile.max_tokens:
+            return False
+        tried.room = max(tried.room, profile.max_tokens)
+        tried.refusal = error
+        return any(room_of(endpoint) > tried.room for endpoint in self.ready)
+
     async def _first_contact(self, endpoint: Endpoint) -> None:
-        if endpoint.profile is not None:
-            return
+        if endpoint.profile is None:
+            await self._share(endpoint)
+
+    async def _recognise(self, endpoint: Endpoint) -> None:
+        """See after each outage that the same server is back.
+
+        A single connection that broke counts as well: when a proxy changes over to another server,
+        nothing more shows. All requests that it concerns share one small question, and as each of
+        them is sent again whole, that adds little.
+        """
+        while endpoint.in_doubt:
+            await self._share(endpoint)
+
+    async def _share(self, endpoint: Endpoint) -> None:
+        """Wait for what is asked of a server about itself, or ask it."""
         task = self._contacts.get(endpoint)
         if task is None:
-            task = self._contacts[endpoint] = asyncio.ensure_future(self._make_contact(endpoint))
+            task = self._contacts[endpoint] = asyncio.ensure_future(self._inquire(endpoint))
             task.add_done_callback(_seen)
         # All who wait share it, and one who is cancelled does not end it for the others.
         await asyncio.shield(task)
+
+    async def _inquire(self, endpoint: Endpoint) -> None:
+        # An outage that is met from here on may be a later one.
+        absences = endpoint.absences
+        try:
+            if endpoint.profile is not None:
+                await recognise(endpoint)
+            else:
+                await self._make_contact(endpoint)
+            endpoint.absences_known = absences
+        finally:
+            del self._contacts[endpoint]
 
     async def _make_contact(self, endpoint: Endpoint) -> None:
         try:
             await self._contact(endpoint)
         except (NotFoundError, TooLargeError) as error:
             raise ServerMismatchError(str(error), error.url, error.status) from None
-        finally:
-            del self._contacts[endpoint]
-
-    @asynccontextmanager
-    async def _place(self, bulk: bool) -> AsyncIterator[Endpoint]:
-        """Take a place at the least loaded server that is up, waiting for one if need be."""
-        while (endpoint := self._free(bulk)) is None:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting[bulk].append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._call_next(bulk)
-                raise
-        endpoint.in_flight[bulk] += 1
-        if endpoint.faults:
-            # One tries whether it works again; the others go elsewhere in the meantime.
-            endpoint.down_until = time.monotonic() + self._model.timeout_s
-        try:
-            yield endpoint
-        finally:
-            endpoint.in_flight[bulk] -= 1
-            self._call_next(bulk)
-
-    def _call_next(self, bulk: bool) -> None:
-        waiting = self._waiting[bulk]
-        while waiting:
-            turn = waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-
-    def _free(self, bulk: bool) -> Endpoint | None:
-        now = time.monotonic()
-        free = [
-            endpoint
-            for endpoint in self._up() or self._endpoints
-            if endpoint.in_flight[bulk] < self._most[bulk] and endpoint.held_until <= now
-        ]
-        return min(free, key=lambda endpoint: sum(endpoint.in_flight.values()), default=None)
-
-    def _up(self) -> list[Endpoint]:
-        now = time.monotonic()
-        return [endpoint for endpoint in self._endpoints if endpoint.down_until <= now]
 
     def _pause(self, tried: _Tried, state: RetryCallState) -> float:
         """Return the seconds before the next attempt: none where another server is up."""
@@ -229,21 +250,13 @@ class Pool:
         if not tried.fault.is_outage:
             tried.wrong += 1
             return pause
-        endpoint, loop = tried.endpoint, asyncio.get_running_loop()
+        endpoint = tried.endpoint
         endpoint.faults += 1
         away_s = max(pause, min(_LONGEST_AWAY_S, 0.1 * 2 ** min(endpoint.faults, 10)))
-        endpoint.down_until = time.monotonic() + away_s
-        loop.call_later(away_s, self._call_all)
-        if tried.fault.retry_after_s:
-            endpoint.held_until = time.monotonic() + pause
-            loop.call_later(pause, self._call_all)
-        return 0.0 if self._up() else pause
-
-    def _call_all(self) -> None:
-        """Have all who wait look again: a server is back."""
-        for bulk, waiting in self._waiting.items():
-            for _ in range(len(waiting)):
-                self._call_next(bulk)
+        self._places.leave_alone(
+            endpoint, away_s, held_s=pause if tried.fault.retry_after_s else 0.0
+        )
+        return 0.0 if self._places.up(tried.room) else pause
 
     def _limit_s(self) -> float:
         seen = any(endpoint.answered for endpoint in self._endpoints)
@@ -264,6 +277,8 @@ class Pool:
             advice = "Raise timeout_s if it is only slow."
         else:
             advice = "Check that it is running and that base_url is its address."
+        if tried.refusal is not None:
+            advice += f" Before that, {tried.refusal}"
         attempts = (
             "one attempt" if state.attempt_number == 1 else f"{state.attempt_number} attempts"
         )

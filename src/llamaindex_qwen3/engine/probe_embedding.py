@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import ModelNotServedError, ServerAccessError, ServerError, ServerMismatchError
-from .contact import Identity, patiently
+from .contact import Identity, another, patiently
 from .endpoint import Endpoint, NotFoundError, TooLargeError, TransientError
 from .wire import (
     Input,
@@ -36,6 +36,8 @@ class EmbeddingProfile:
         takes_ids: Whether it runs token ids as they are.
         strips: Whether it drops white space at both ends of a text.
         vector: What it gave for a fixed text.
+        sample: A fixed input of the kind that it is sent, ids or text.
+        sample_vector: What it gave for that.
     """
 
     kind: Kind
@@ -46,6 +48,23 @@ class EmbeddingProfile:
     max_tokens: int | None
     max_texts: int
     vector: Vectors
+    sample: Input
+    sample_vector: Vectors
+
+    async def prove(self, endpoint: Endpoint) -> None:
+        """Raise ServerMismatchError unless a server gives the vector that it gave before."""
+        (vector,) = await vectors(endpoint, self.kind, self.model, self.path, self.sample)
+        if len(vector) != len(self.sample_vector):
+            raise another(
+                endpoint,
+                f"it gives vectors of {len(vector)} values, and gave {len(self.sample_vector)}",
+            )
+        apart = _distance(vector, self.sample_vector)
+        if apart > _SAME:
+            raise another(
+                endpoint,
+                f"it gives a text a vector at a cosine distance of {apart:.3f} from its former one",
+            )
 
 
 async def vectors(
@@ -106,24 +125,28 @@ async def probe(
             "and shorten with dimensions=.",
             endpoint.url,
         )
+    # The second shows best what ids are to a server: tokens, or a text to read again.
+    fixed = ids([_TEXT, _CONTROL])
     # text-embeddings-inference decodes ids and encodes the text again, control tokens and all.
-    takes_ids = kind != "tei" and await _takes_ids(
-        endpoint, kind, ask, ids([_TEXT, _CONTROL]), texts
-    )
+    of_ids = None if kind == "tei" else await _run_as_ids(endpoint, kind, ask, fixed, texts)
     strips = _distance(texts[0], texts[2]) < _IDENTICAL
+    sample, vector = ([_TEXT], texts[0]) if of_ids is None else (fixed[1:], of_ids)
     return EmbeddingProfile(
-        kind, model, path, takes_ids, strips, identity.max_tokens, identity.max_texts, texts[0]
-    )
+        kind, model, path, of_ids is not None, strips, identity.max_tokens, identity.max_texts,
+        texts[0], sample, vector,
+    )  # fmt: skip
 
 
-async def _takes_ids(
+async def _run_as_ids(
     endpoint: Endpoint,
     kind: Kind,
     ask: Callable[[Input], Awaitable[Vectors]],
     ids: Sequence[list[int]],
     texts: Vectors,
-) -> bool:
-    """Say whether ids are run as they are, by the vectors of a text and of one with a control token.
+) -> Vectors | None:
+    """Return the vector of the second ids, or None if ids are not run as they are.
+
+    It shows by the vectors of a text and of one with a control token.
 
     Raises:
         ServerMismatchError: It adds the end token to ids as well as to texts, or to neither; or it
@@ -135,16 +158,16 @@ async def _takes_ids(
     except (ServerAccessError, TooLargeError):
         raise
     except ServerError:
-        return False
+        return None
     except TransientError as error:
         if error.status != 500:
             raise
-        return False
+        return None
     whole, bare = (_distance(row, texts[0]) for row in rows[:2])
     noise = max(2 * min(whole, bare), _IDENTICAL)
     if min(whole, bare) > _SAME or min(_distance(row, texts[1]) for row in rows[2:]) <= noise:
         if kind != "vllm":
-            return False
+            return None
         raise ServerMismatchError(
             f"{endpoint.url} does not give a text and its token ids the same vector: its tokenizer is "
             "not that of the model given here. Give the model it serves, or start it with this "
@@ -158,7 +181,8 @@ async def _takes_ids(
             "of the original model, or use vLLM.",
             endpoint.url,
         )
-    return True
+    vector: Vectors = rows[2]
+    return vector
 
 
 def check_alike(one: Endpoint, other: Endpoint) -> None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from ..errors import ServerAccessError, ServerError, ServerMismatchError
 from ..prompts import DEFAULT_TASK, RERANKER_PREFIX, RERANKER_SUFFIX, format_pair
-from .contact import Identity, patiently
+from .contact import Identity, another, patiently
 from .endpoint import Endpoint, TransientError
-from .probe_template import ANSWER, FIX, TASK, Ids, Template
+from .probe_template import ANSWER, FIX, TASK, Ids, Template, rendered_scores
 from .scores import SAME, classify, farthest, log_odds, sigmoid
 from .wire import Kind, WrongAnswerError, classification, read_classification
 
@@ -32,6 +32,7 @@ class RerankerProfile:
         renders: Whether it makes the prompts itself, from query, document and instruction.
         raw: Whether it gives log-odds when asked to, not only probabilities.
         scores: Log-odds of fixed prompts.
+        prompts: The ids of these, where it takes whole ones.
     """
 
     kind: Kind
@@ -42,6 +43,24 @@ class RerankerProfile:
     max_tokens: int | None
     max_texts: int
     scores: tuple[float, ...]
+    prompts: Sequence[Sequence[int]] = ()
+
+    async def prove(self, endpoint: Endpoint) -> None:
+        """Raise ServerMismatchError unless a server gives the scores that it gave before."""
+        try:
+            if self.renders:
+                scores = await rendered_scores(endpoint, self.path, self.model, self.raw)
+            else:
+                scores = await classify(endpoint, self.model, self.prompts, self.raw)
+        except WrongAnswerError as error:
+            if len(error.args) == 1:
+                raise
+            raise another(endpoint, f"its {self.path} gives {error.args[0]}") from None
+        apart = farthest(self.scores, scores)
+        if apart > 2 * SAME:
+            raise another(
+                endpoint, f"it scores the same prompts {apart:.2f} apart in log-odds from before"
+            )
 
 
 async def probe(endpoint: Endpoint, identity: Identity, ids: Ids, renders: bool) -> RerankerProfile:
@@ -137,7 +156,7 @@ async def _whole_prompts(
     scores = reverse if raw else [log_odds(value) for value in plain]
     return RerankerProfile(
         identity.kind, identity.model, "/classify", False, raw,
-        identity.max_tokens, identity.max_texts, tuple(scores),
+        identity.max_tokens, identity.max_texts, tuple(scores), prompts,
     )  # fmt: skip
 
 

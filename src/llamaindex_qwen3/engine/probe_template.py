@@ -196,6 +196,13 @@ class Template:
         return scores
 
 
+async def rendered_scores(endpoint: Endpoint, path: str, model: str, raw: bool) -> list[float]:
+    """Ask once for the log-odds that `Template.score` gives for `TASK`."""
+    body = reranking(model, _QUERY, [ANSWER, _OTHER], TASK, raw)
+    scores = read_reranking(await endpoint.post(path, body), 2)
+    return scores if raw else [log_odds(score) for score in scores]
+
+
 def _render(instruction: str, document: str) -> str:
     return RERANKER_PREFIX + format_pair(instruction, _QUERY, document) + RERANKER_SUFFIX
 
