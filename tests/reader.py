@@ -21,12 +21,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import command_checks
 import commands
 import httpx
 import pytest
+import yaml
 from milvus_lite.server_manager import server_manager_instance
 from pages import ROOT, Block, blocks
 from shell import Shell
+from test_serving_app import running_app
 
 from llamaindex_qwen3.component import Qwen3Component
 
@@ -39,6 +42,15 @@ GIVEN = """
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 embed_model, uri, API_KEY = Settings.embed_model, "./tenants.db", "db_admin:secret"
 """
+# Of a cluster that does not answer.
+KUBECONFIG = """
+{apiVersion: v1, kind: Config, current-context: none,
+ clusters: [{name: none, cluster: {server: "http://127.0.0.1:1"}}],
+ contexts: [{name: none, context: {cluster: none, user: none}}], users: [{name: none, user: {}}]}
+"""
+# The address of the app in examples/serving.
+APP = "http://127.0.0.1:8080"
+SERVING = Path("examples", "serving")
 MILVUS = {
     "http://localhost:19530": "./server.db",
     "http://milvus:19530": "./server.db",
@@ -84,6 +96,8 @@ class Reader:
             "OPENAI_API_KEY": "sk-test",
             "OPENAI_BASE_URL": openai,
             "OPENAI_API_BASE": openai,
+            "LLM_URL": openai,
+            "KUBECONFIG": str(folder / "kubeconfig"),
         }
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.section = ""
@@ -94,7 +108,13 @@ class Reader:
             shutil.copy(FAQ / name, folder / "docs")
         (folder / "manuals").mkdir()
         (folder / "manuals" / "pump.md").write_text("# Pump\n## Start\nPress the green button.\n")
-        (folder / "examples").symlink_to(ROOT / "examples")
+        (folder / "examples").mkdir()
+        for each in (ROOT / "examples").iterdir():
+            (folder / "examples" / each.name).symlink_to(each)
+        # A page copies a file in there.
+        (folder / "examples" / "serving").unlink()
+        shutil.copytree(ROOT / "examples" / "serving", folder / "examples" / "serving")
+        (folder / "kubeconfig").write_text(KUBECONFIG)
         questions = (FAQ / "questions.jsonl").read_text(encoding="utf-8").splitlines()
         (folder / "questions.jsonl").write_text("\n".join(questions[:QUESTIONS]) + "\n")
 
@@ -153,19 +173,48 @@ class Reader:
                 value.load()
 
     def shell(self, command: commands.Command) -> None:
-        """Run a command, or check the few that are only checked."""
-        reason = commands.why_not_run(command)
-        if reason and not (self.on_ray and "--ray" in command.words):
-            commands.check(command)
+        """Run a command, or check what another test runs, or none."""
+        marker = commands.fate(command).marker
+        if marker != "" and not (self.on_ray and marker == "ray"):
+            command_checks.check(command)
             return
         words = self._replace("\0".join(command.words)).split("\0")
         if command.name == "python":
             self._process([sys.executable, *words[1:]], command.variables)
+        elif command.name != "qwen3-rag":
+            self._line(command)
         elif words[1] == "serve":
             self._serve(words[1:])
         else:
             self._qwen3_rag(words[1:])
         self.done.append(str(command))
+
+    def _line(self, command: commands.Command) -> None:
+        """Run a line in a shell, as far as no container and no cluster is needed."""
+        folder = self.folder / command.folder.relative_to(ROOT)
+        started = commands.in_container(command)
+        if started:
+            command_checks.check(command)
+            own = [re.sub("^(/tmp)?/docs$", str(self.folder / "docs"), each) for each in started]
+            self._process([sys.executable, *own[1:]], {}, self.folder / SERVING)
+        elif command.name == "curl":
+            with running_app({**os.environ, **self.environment}, self.folder / SERVING) as url:
+                told = self._bash(command.line.replace(APP, url), folder)
+            assert json.loads(told.splitlines()[-1]) == {"done": True}, told
+        elif command.words[:2] == ("kubectl", "create"):
+            made = yaml.safe_load(self._bash(f"{command.line} --dry-run=client -o yaml", folder))
+            assert made["metadata"]["name"] in command.words
+            assert all(made.get("data", {"none": "given"}).values()), made
+        else:
+            self._bash(command.line, folder)
+
+    def _bash(self, line: str, folder: Path) -> str:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", line], cwd=folder,
+            env={**os.environ, **self.environment}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def _replace(self, text: str) -> str:
         for old, new in self.replaced.items():
@@ -183,11 +232,13 @@ class Reader:
         assert done.code == 0, done.out + done.err
         assert done.out.strip()
 
-    def _process(self, words: list[str], variables: dict[str, str]) -> None:
+    def _process(
+        self, words: list[str], variables: dict[str, str], folder: Path | None = None
+    ) -> None:
         server_manager_instance.release_all()
         done = subprocess.run(
             words,
-            cwd=self.folder,
+            cwd=folder or self.folder,
             env={**os.environ, **self.environment, **variables},
             capture_output=True,
             text=True,

@@ -104,7 +104,7 @@ def vllm(
     Raises:
         RuntimeError: It cannot run here, or does not answer.
     """
-    port = port or _free_port()
+    port = port or free_port()
     command = [
         "python", "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port),
         "--model", str(model_dir), "--served-model-name", served_model_name, "--runner", "pooling",
@@ -114,13 +114,46 @@ def vllm(
         command += ["--hf-overrides", json.dumps(RERANKER_OVERRIDES)]
     if chat_template is not None:
         command += ["--chat-template", str(chat_template)]
+    # Not an argument: every user of the machine can read those.
+    key = {} if api_key is None else {"VLLM_API_KEY": api_key}
+    with vllm_as_told(
+        [*command, *arguments], role, data_dir, port=port, served_model_name=served_model_name,
+        api_key=api_key, environment=key,
+    ) as server:  # fmt: skip
+        yield server
+
+
+@contextmanager
+def vllm_as_told(
+    command: Sequence[str],
+    role: Role,
+    data_dir: Path,
+    *,
+    port: int,
+    served_model_name: str,
+    environment: Mapping[str, str],
+    api_key: str | None = None,
+) -> Iterator[Server]:
+    """Run vLLM by a command of one's own.
+
+    Args:
+        command: A program of vLLM's virtual environment, and its arguments.
+        role: What the command makes of the model.
+        data_dir: A directory for the log.
+        port: Where the command has it listen.
+        served_model_name: What requests call the model.
+        environment: More variables, which win over those that a CPU needs.
+        api_key: Key to send.
+
+    Yields:
+        The server, on 127.0.0.1, once it has answered a real request.
+
+    Raises:
+        RuntimeError: It cannot run here, or does not answer.
+    """
     path = "/classify" if role == "reranker" else "/v1/embeddings"
     request = {"model": served_model_name, "input": ["ready?"]}
-    environment = _VLLM_ENVIRONMENT
-    if api_key is not None:
-        # Not an argument: every user of the machine can read those.
-        environment = {**environment, "VLLM_API_KEY": api_key}
-    with _running("vllm", [*command, *arguments], environment, data_dir, port) as server:
+    with _running("vllm", command, {**_VLLM_ENVIRONMENT, **environment}, data_dir, port) as server:
         _wait_until_it_answers(server, path, request, api_key)
         yield server
 
@@ -151,7 +184,7 @@ def infinity(
     Raises:
         RuntimeError: It cannot run here, or does not answer.
     """
-    port = port or _free_port()
+    port = port or free_port()
     command = [
         "infinity_emb", "v2", "--host", "127.0.0.1", "--port", str(port),
         "--model-id", str(model_dir), "--served-model-name", served_model_name,
@@ -273,7 +306,8 @@ def _ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of 127.0.0.1 on which nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])
 
