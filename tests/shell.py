@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
 import select
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,6 +109,8 @@ class Terminal:
             if name not in environment:
                 del settings[name]
         self._end, other = pty.openpty()
+        # In one of no size some progress bars would not show.
+        fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
         self.process = subprocess.Popen(
             [sys.executable, "-c", _ON_TERMINAL, *args], cwd=folder, env=settings,
             stdin=other, stdout=other, stderr=other, start_new_session=True,

@@ -161,6 +161,9 @@ def test_failures_are_told_in_a_line(shell: Shell, args: tuple[str, ...], told: 
         (("compare", " \n", "--models", "pair"), "question is empty"),
         (("ask", "x", "--models", "pair", "--candidates", "16385"), "16384"),
         (("eval", "q.jsonl", "--models", "pair", "--candidates", "10,16385"), "16,384"),
+        (("eval", "q.jsonl", "--plots", "docs/search.md"), "is a file. Give a folder"),
+        (("eval", "q.jsonl", "--metric", "map"), "Give one of recall@1"),
+        (("ingest", "nowhere", "--models", "pair"), "or give the whole path"),
     ],
 )
 def test_wrong_arguments_are_told_before_anything_is_loaded(

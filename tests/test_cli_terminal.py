@@ -13,6 +13,7 @@ from openai_server import serve
 from shell import Shell, filled_shell
 
 from llamaindex_qwen3 import cli
+from llamaindex_qwen3.cli.bars import hidden_bars
 
 ASK = ("ask", "where are rows", "--models", "pair", "--brief")
 CHAT = ("chat", "--models", "pair")
@@ -168,3 +169,32 @@ def test_a_stopped_answer_as_json(shell: Shell) -> None:
     assert turn["question"] == "where are rows"
     assert turn["error"] == "Stopped."
     assert turn["answer"] in (None, "In buckets [1]")
+
+
+def test_no_bars_of_others(shell: Shell) -> None:
+    """Show no bar of transformers where a hub's model is loaded, on a terminal or in a pipe."""
+    cached = shell.folder / "hub" / "models--Qwen--Qwen3-Embedding-0.6B"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    (cached / "snapshots").mkdir()
+    (cached / "snapshots" / ("0" * 40)).symlink_to(shell.folder / "pair" / "embedding")
+    settings = {"HF_HUB_CACHE": str(shell.folder / "hub"), "HF_HUB_OFFLINE": "1"}
+    args = ("ingest", "docs", "--models", "0.6b", "--collection", "hub")
+    with shell.terminal(*args, **settings) as terminal:
+        assert terminal.wait() == 0
+    assert "Loading Qwen/Qwen3-Embedding-0.6B" in terminal.text
+    assert "Loading weights" not in terminal.text
+    assert shell.process(*args, **settings).err == ""
+
+
+def test_bars_are_left_as_they_were() -> None:
+    """Hide the bars of transformers and of the hub while a model is loaded, and no longer."""
+    from huggingface_hub.utils import are_progress_bars_disabled
+    from transformers.utils import logging
+
+    assert (logging.is_progress_bar_enabled(), are_progress_bars_disabled()) == (True, False)
+    with hidden_bars():
+        assert (logging.is_progress_bar_enabled(), are_progress_bars_disabled()) == (False, True)
+    with hidden_bars(downloads=True):
+        assert (logging.is_progress_bar_enabled(), are_progress_bars_disabled()) == (False, False)
+    assert (logging.is_progress_bar_enabled(), are_progress_bars_disabled()) == (True, False)

@@ -53,7 +53,10 @@ def find_files(paths: Sequence[str | Path]) -> list[SourceFile]:
     found: dict[Path, SourceFile] = {}
     for path in map(Path, paths):
         if not path.exists():
-            raise InvalidArgumentError(f"There is no file or folder {str(path)!r}.")
+            raise InvalidArgumentError(
+                f"There is no file or folder {str(path)!r} in {str(Path.cwd())!r}. Check its spelling, "
+                "or give the whole path."
+            )
         if path.is_file():
             if problem := _unreadable(path):
                 raise InvalidArgumentError(f"Cannot read {str(path)!r}: {problem}.")
@@ -139,7 +142,7 @@ def _read_pdf(path: Path) -> Iterator[str]:
 def _unreadable(path: Path) -> str | None:
     suffix = path.suffix.lower()
     if suffix not in _SUFFIXES:
-        return f"only {', '.join(_SUFFIXES)} are known"
+        return f"only {', '.join(_SUFFIXES)} are known; convert it to one of them"
     if missing := _missing(suffix):
         return f"{INSTALL_FILES} ({', '.join(missing)} is missing)"
     return None

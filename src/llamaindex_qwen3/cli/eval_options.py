@@ -17,7 +17,7 @@ _GENERATED = "Questions written by a language model"
 
 def _metric(value: str) -> str:
     if value.lower() not in METRICS:
-        raise typer.BadParameter(f"{value!r} is none of {', '.join(METRICS)}.")
+        raise typer.BadParameter(f"{value!r} is no metric. Give one of {', '.join(METRICS)}.")
     return value.lower()
 
 

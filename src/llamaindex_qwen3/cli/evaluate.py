@@ -116,6 +116,7 @@ def evaluate(
     asked_sizes = dimensions or ("all" if plots else None)
     sizes(asked_sizes, 1 << 20)
     if plots:
+        _check_folder(plots)
         need_matplotlib()
     asked = _read(questions, language, models)
     found = _find((uri, collection, token), models, bool(base_url or embedding_url))
@@ -151,6 +152,12 @@ def evaluate(
         return
     for path in written:
         out.print(f"Wrote {show.escape(path)}", soft_wrap=True)
+
+
+def _check_folder(path: Path) -> None:
+    """Refuse, before anything is measured, a place for plots that is a file."""
+    if path.exists() and not path.is_dir():
+        raise typer.BadParameter(f"--plots {str(path)!r} is a file. Give a folder, new or not.")
 
 
 def _read(path: Path, language: str | None, models: Sequence[str]) -> list[Question]:

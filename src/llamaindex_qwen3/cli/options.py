@@ -32,7 +32,7 @@ def _collection_names(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def _question(value: str) -> str:
     if not value.strip():
-        raise typer.BadParameter("The question is empty.")
+        raise typer.BadParameter("The question is empty. Give one in quotation marks.")
     return value
 
 
@@ -90,7 +90,10 @@ Dense = Annotated[
         "(ingest --hybrid).",
     ),
 ]
-Question = Annotated[str, typer.Argument(callback=_question, show_default=False)]
+Question = Annotated[
+    str,
+    typer.Argument(callback=_question, show_default=False, help="In any language, in quotes."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[
     bool,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from .. import show
 from ..errors import InvalidArgumentError, StoreError
 from ..models import ModelPair, model_pair
+from .bars import hidden_bars
 from .console import arguments, err, working
 from .options import addresses
 from .stored import Stored, check_filled, check_models, look
@@ -188,14 +189,10 @@ def loading(model: str, url: str | list[str] | None = None) -> Iterator[None]:
         told = f"Reaching {url if isinstance(url, str) else ', '.join(url)}"
     else:
         told = f"Loading {model}"
-    with working(show.escape(told)):
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        if url is not None or Path(model).is_dir():
+    if url is not None or Path(model).is_dir() or not err.is_terminal:
+        with working(show.escape(told)), hidden_bars():
             yield
-            return
-    if err.is_terminal:
-        logging.enable_progress_bar()
-        err.print(f"[dim]{show.escape(told)}[/]", soft_wrap=True)
-    yield
+        return
+    err.print(f"[dim]{show.escape(told)}[/]", soft_wrap=True)
+    with hidden_bars(downloads=True):
+        yield

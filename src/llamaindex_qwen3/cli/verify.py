@@ -27,6 +27,7 @@ from .app import (
     print_json,
     working,
 )
+from .bars import hidden_bars
 from .options import addresses
 
 if TYPE_CHECKING:
@@ -160,10 +161,7 @@ def _pair(models: str) -> tuple[str, str]:
 
 
 def _next(outcomes: Iterator[Check], subject: Subject) -> Check | None:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    with working(f"Checking {show.escape(subject.model)}"):
+    with working(f"Checking {show.escape(subject.model)}"), hidden_bars():
         return next(outcomes, None)
 
 
