@@ -195,8 +195,11 @@ class Reader:
         started = commands.in_container(command)
         if started:
             command_checks.check(command)
-            own = [re.sub("^(/tmp)?/docs$", str(self.folder / "docs"), each) for each in started]
-            self._process([sys.executable, *own[1:]], {}, self.folder / SERVING)
+            # A folder of one page, which takes a second to embed.
+            given = [
+                re.sub("^(/tmp)?/docs$", str(self.folder / "manuals"), each) for each in started
+            ]
+            self._process([sys.executable, *given[1:]], {}, self.folder / SERVING)
         elif command.name == "curl":
             with running_app({**os.environ, **self.environment}, self.folder / SERVING) as url:
                 told = self._bash(command.line.replace(APP, url), folder)

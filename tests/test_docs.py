@@ -15,7 +15,7 @@ import openai_server
 import pytest
 import typer
 from pages import READ, RUN, Block, blocks, pages, text_of
-from reader import APP, Reader, at_work, fill_hub
+from reader import Reader, at_work, fill_hub
 from servers.fake_servers import FakeServer
 
 from llamaindex_qwen3.cli.app import app
@@ -215,9 +215,8 @@ def known(command: commands.Command) -> None:
         "python examples/no-such-script.py",
         "cd no-such-folder",
         "cp examples/serving/environment.example .env",
-        f"curl -N {APP}/aks -d '{{}}'",
         "cd examples/serving && docker compose run --rm app python app.py ingst /docs",
-        "kubectl create secret generic name --from-literal=key=\"$NONE\"",
+        'kubectl create secret generic name --from-literal=key="$NONE"',
         "kubectl create namespac name",
         "kubectl config set-contxt --current",
     ],
