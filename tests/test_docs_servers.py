@@ -102,7 +102,9 @@ def test_vllm_is_installed_as_the_page_says() -> None:
         pytest.skip(reason)
 
 
-@pytest.mark.parametrize(("words", "variables"), STARTS.items(), ids=[" ".join(words[:4]) for words in STARTS])
+@pytest.mark.parametrize(
+    ("words", "variables"), STARTS.items(), ids=[" ".join(words[:4]) for words in STARTS]
+)
 def test_a_server_is_started_as_the_page_says(
     words: tuple[str, ...], variables: dict[str, str], tmp_path: Path
 ) -> None:
