@@ -287,6 +287,8 @@ def test_help_has_an_example(shell: Shell, command: str) -> None:
     assert done.code == 0
     assert f"Example: qwen3-rag {command}" in done.out
     assert "--debug" in done.out
+    # Words for people, which leave the descriptions more room than Python's types.
+    assert not re.search(r"<(str|int|path|list)", done.out)
 
 
 def test_wrong_usage_is_told_apart(shell: Shell) -> None:

@@ -87,11 +87,11 @@ _Run = TypeVar("_Run", bound=Callable[..., Any])
 
 
 class _Help:
-    """Help that shows no type for flags, which take no value."""
+    """Help that shows no type for flags, which take no value, and none for arguments."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         for option in ctx.command.get_params(ctx):
-            if getattr(option, "is_flag", False):
+            if getattr(option, "is_flag", False) or option.param_type_name == "argument":
                 option.display_type_rich = lambda ctx: None
         super().format_help(ctx, formatter)  # type: ignore[misc]
 

@@ -24,6 +24,7 @@ def _metric(value: str) -> str:
 Questions = Annotated[
     Path | None,
     typer.Argument(
+        metavar="QUESTIONS",
         help="JSON lines: question; section (FILE#header) or text, or a list of these; language and "
         "anything else if you like.",
         show_default=False,
@@ -32,6 +33,7 @@ Questions = Annotated[
 SeveralModels = Annotated[
     list[str],
     typer.Option(
+        metavar="NAME",
         help="demo, 0.6b, 4b, 8b, or a directory with embedding/ and reranker/. With several, the "
         "passages are embedded again for those that the collection was not built with.",
         rich_help_panel=_COMPARED,
@@ -40,6 +42,7 @@ SeveralModels = Annotated[
 Dimensions = Annotated[
     str | None,
     typer.Option(
+        metavar="LIST",
         help='Such as 32,64,full; "all" is 32, 64, 128 and so on, and full. Stored vectors are '
         "shortened into a temporary Milvus Lite; the collection stays as it is.",
         show_default=False,
@@ -49,6 +52,7 @@ Dimensions = Annotated[
 SeveralCandidates = Annotated[
     str | None,
     typer.Option(
+        metavar="LIST",
         help="Passages to retrieve before reranking, such as 5,10,20.",
         show_default="10",
         rich_help_panel=_COMPARED,
@@ -56,7 +60,11 @@ SeveralCandidates = Annotated[
 ]
 SeveralTasks = Annotated[
     list[str],
-    typer.Option(help="The retrieval task in one English sentence.", rich_help_panel=_COMPARED),
+    typer.Option(
+        metavar="TEXT",
+        help="The retrieval task in one English sentence.",
+        rich_help_panel=_COMPARED,
+    ),
 ]
 Hybrid = Annotated[
     bool,
@@ -69,6 +77,7 @@ Hybrid = Annotated[
 Language = Annotated[
     str | None,
     typer.Option(
+        metavar="CODE",
         help="Only questions in this language. With --generate, the language to note where the "
         "script does not tell it.",
         show_default=False,
@@ -77,6 +86,7 @@ Language = Annotated[
 By = Annotated[
     list[str] | None,
     typer.Option(
+        metavar="KEY",
         help="Figures by language, file or another key of the questions. By language they come "
         "anyway where several are stated.",
         show_default=False,
@@ -85,6 +95,7 @@ By = Annotated[
 Metric = Annotated[
     str,
     typer.Option(
+        metavar="NAME",
         help=f"What comparisons show: {', '.join(METRICS)}.",
         callback=_metric,
         autocompletion=lambda: list(METRICS),
@@ -93,6 +104,7 @@ Metric = Annotated[
 Plots = Annotated[
     Path | None,
     typer.Option(
+        metavar="FOLDER",
         help="Write plots (PNG and SVG), results.json and results.txt into this folder. Compares "
         f"--dimensions all and --candidates {PLOT_CANDIDATES} when these are not given.",
         show_default=False,
@@ -101,6 +113,7 @@ Plots = Annotated[
 Generate = Annotated[
     int | None,
     typer.Option(
+        metavar="N",
         min=1,
         help="Have this many questions on the collection's passages written to --out, and stop.",
         show_default=False,
@@ -111,6 +124,7 @@ Out = Annotated[
     Path | None,
     typer.Option(
         "--out",
+        metavar="FILE",
         help="The file. Run again, the command goes on where it was.",
         show_default=False,
         rich_help_panel=_GENERATED,

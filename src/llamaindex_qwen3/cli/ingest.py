@@ -60,7 +60,9 @@ def stop_on_interrupt() -> Iterator[threading.Event]:
 def ingest(
     paths: Annotated[
         list[Path],
-        typer.Argument(help="Markdown, text, HTML or PDF files, or folders of them."),
+        typer.Argument(
+            metavar="PATH", help="Markdown, text, HTML or PDF files, or folders of them."
+        ),
     ],
     models: Models = DEFAULT_MODELS,
     uri: Uri = DEFAULT_URI,
@@ -80,11 +82,14 @@ def ingest(
     ray: Annotated[
         str | None,
         typer.Option(
+            metavar="ADDRESS",
             help='Embed on Ray: the address of a cluster, or "local" to start one here.',
             show_default=False,
         ),
     ] = None,
-    actors: Annotated[int, typer.Option(min=1, help="Copies of the model on Ray.")] = 2,
+    actors: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Copies of the model on Ray.")
+    ] = 2,
     as_json: AsJson = False,
     base_url: BaseUrl = None,
     embedding_url: EmbeddingUrl = None,

@@ -57,6 +57,7 @@ def _collection(value: str) -> str:
 Models = Annotated[
     str,
     typer.Option(
+        metavar="NAME",
         help="demo, 0.6b, 4b, 8b, or a directory with embedding/ and reranker/.",
         autocompletion=_model_names,
     ),
@@ -65,23 +66,37 @@ Models = Annotated[
 Uri = Annotated[
     str,
     typer.Option(
-        envvar="QWEN3_RAG_URI", callback=_uri, help="A path ending in .db, or an address."
+        metavar="URI",
+        envvar="QWEN3_RAG_URI",
+        callback=_uri,
+        help="A path ending in .db, or an address.",
     ),
 ]
 Collection = Annotated[
     str,
-    typer.Option(callback=_collection, help="Milvus collection.", autocompletion=_collection_names),
+    typer.Option(
+        metavar="NAME",
+        callback=_collection,
+        help="Milvus collection.",
+        autocompletion=_collection_names,
+    ),
 ]
 Token = Annotated[
     str,
-    typer.Option(envvar="MILVUS_TOKEN", help="user:password or API key.", show_default=False),
+    typer.Option(
+        metavar="TOKEN", envvar="MILVUS_TOKEN", help="user:password or API key.", show_default=False
+    ),
 ]
 Candidates = Annotated[
     int,
-    typer.Option(min=1, max=MAX_CANDIDATES, help="Passages to retrieve before reranking."),
+    typer.Option(
+        metavar="N", min=1, max=MAX_CANDIDATES, help="Passages to retrieve before reranking."
+    ),
 ]
-TopN = Annotated[int, typer.Option(min=1, help="Passages to keep after reranking.")]
-Task = Annotated[str, typer.Option(help="The retrieval task in one English sentence.")]
+TopN = Annotated[int, typer.Option(metavar="N", min=1, help="Passages to keep after reranking.")]
+Task = Annotated[
+    str, typer.Option(metavar="TEXT", help="The retrieval task in one English sentence.")
+]
 Dense = Annotated[
     bool,
     typer.Option(
@@ -92,7 +107,12 @@ Dense = Annotated[
 ]
 Question = Annotated[
     str,
-    typer.Argument(callback=_question, show_default=False, help="In any language, in quotes."),
+    typer.Argument(
+        metavar="QUESTION",
+        callback=_question,
+        show_default=False,
+        help="In any language, in quotes.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[
@@ -104,6 +124,7 @@ _SERVERS = "Model servers"
 BaseUrl = Annotated[
     list[str] | None,
     typer.Option(
+        metavar="URL",
         help="Server of both models, instead of loading them here; several share the work.",
         show_default=False,
         rich_help_panel=_SERVERS,
@@ -112,6 +133,7 @@ BaseUrl = Annotated[
 EmbeddingUrl = Annotated[
     list[str] | None,
     typer.Option(
+        metavar="URL",
         envvar="QWEN3_RAG_EMBEDDING_URL",
         help="Server of the embedding model. A key is read from QWEN3_API_KEY.",
         show_default=False,
@@ -121,6 +143,7 @@ EmbeddingUrl = Annotated[
 RerankerUrl = Annotated[
     list[str] | None,
     typer.Option(
+        metavar="URL",
         envvar="QWEN3_RAG_RERANKER_URL",
         help="Server of the reranker.",
         show_default=False,
@@ -132,12 +155,16 @@ _GENERATION = "Language model"
 Llm = Annotated[
     str,
     typer.Option(
-        envvar="QWEN3_RAG_LLM", help="OpenAI model that answers.", rich_help_panel=_GENERATION
+        metavar="NAME",
+        envvar="QWEN3_RAG_LLM",
+        help="OpenAI model that answers.",
+        rich_help_panel=_GENERATION,
     ),
 ]
 LlmBaseUrl = Annotated[
     str | None,
     typer.Option(
+        metavar="URL",
         envvar="OPENAI_BASE_URL",
         help="Another server that speaks OpenAI's protocol; it gets OPENAI_API_KEY.",
         show_default=False,

@@ -46,13 +46,19 @@ def serve(
     top_n: TopN = 3,
     task: Task = DEFAULT_TASK,
     questions: Annotated[
-        Path, typer.Option(help="File that judged questions are added to, for eval.")
+        Path,
+        typer.Option(metavar="FILE", help="File that judged questions are added to, for eval."),
     ] = Path("questions.jsonl"),
     host: Annotated[
         str,
-        typer.Option(help="Address to listen on; others than 127.0.0.1 let other machines in."),
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address to listen on; others than 127.0.0.1 let other machines in.",
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 0,
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help="Port; 0 takes a free one.")
+    ] = 0,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Open no browser.")] = False,
     llm: Llm = "gpt-4o",
     llm_base_url: LlmBaseUrl = None,

@@ -56,10 +56,13 @@ def verify(
     models: Models = DEFAULT_MODELS,
     embedding: Annotated[
         str | None,
-        typer.Option(help="Verify this embedding checkpoint alone.", show_default=False),
+        typer.Option(
+            metavar="MODEL", help="Verify this embedding checkpoint alone.", show_default=False
+        ),
     ] = None,
     reranker: Annotated[
-        str | None, typer.Option(help="Verify this reranker alone.", show_default=False)
+        str | None,
+        typer.Option(metavar="MODEL", help="Verify this reranker alone.", show_default=False),
     ] = None,
     original: Annotated[
         Size | None,
