@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -77,6 +78,8 @@ class ServedEncoder(ServedClient):
         if not request.texts:
             return EncodeResult([], [])
         await self._servers().contact()
+        # Once: a server that joins in the middle may take less.
+        request = replace(request, max_length=self._max_length(request.max_length))
         texts, places = distinct(request.texts)
         found: list[list[float]] = [[]] * len(texts)
         truncated: list[int] = []
@@ -113,9 +116,7 @@ class ServedEncoder(ServedClient):
 
     def _rows(self, texts: Sequence[str], request: EncodeRequest) -> tuple[list[Row], list[int]]:
         end = token_id(self._control, _END, self.model.checkpoint)
-        ids, cut = embedding_ids(
-            self._encode_plain, end, request.task, texts, self._max_length(request.max_length)
-        )
+        ids, cut = embedding_ids(self._encode_plain, end, request.task, texts, request.max_length)
         whole = texts if request.task is None else [format_query(request.task, t) for t in texts]
         return [Row(*row) for row in zip(whole, ids, cut, strict=True)], cut
 
