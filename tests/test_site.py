@@ -11,9 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import commands
 import pytest
+import typer
 from pages import DOCS, ROOT, hooks, text_of
+
+from llamaindex_qwen3.cli.app import app
 
 SHARED = Path(os.environ.get("LLAMAINDEX_QWEN3_SHARED", ROOT.parent / "shared"))
 
@@ -64,7 +66,7 @@ def test_every_message_is_explained() -> None:
 def test_the_command_line_is_whole() -> None:
     """Describe every option of every command, as --help does."""
     page = text_of("docs/reference/command-line.md")
-    group: Any = commands.typer.main.get_command(commands.app)
+    group: Any = typer.main.get_command(app)
     parts = {part.split("\n")[0]: part for part in page.split("\n## ")[1:]}
     assert list(parts) == group.list_commands(None)
     for name, part in parts.items():
