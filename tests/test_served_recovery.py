@@ -17,6 +17,7 @@ from reference import ReferenceEmbedder, ReferenceReranker
 from served import WAIT_S, HashedVectors, close, in_time, served_embedder, served_reranker
 from servers.fake_servers import FakeServer
 
+from llamaindex_qwen3.engine import pool
 from llamaindex_qwen3.errors import ModelNotServedError, ServerError, ServerMismatchError
 
 Serve = Callable[..., FakeServer]
@@ -118,6 +119,50 @@ def test_another_model_in_the_middle(
     with pytest.raises(ServerMismatchError, match="another model"):
         model.get_text_embedding_batch(TEXTS)
     thread.join()
+
+
+def test_another_model_after_idle_minutes(
+    serve: Serve,
+    embedding_dir: Path,
+    other_embedding_dir: Path,
+    reference_embedder: ReferenceEmbedder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Notice a server that was changed while nobody asked it, though no connection shows it."""
+    server = serve("vllm", embedding_dir)
+    model = served_embedder(server, embedding_dir)
+    model.get_text_embedding("a")
+    before = server.counts()["posts"]
+    model.get_text_embedding("a")
+    assert posts_of(server, before) == [1]
+    monkeypatch.setattr(pool, "_IDLE_S", 0.0)
+    server.change(directory=str(other_embedding_dir))
+    for _ in range(2):
+        with pytest.raises(ServerMismatchError, match="another model"):
+            model.get_text_embedding("a text")
+    server.change(directory=str(embedding_dir))
+    right = reference_embedder.document("a text")
+    assert cosine_distance(model.get_text_embedding("a text"), right) < COSINE_TOLERANCE
+
+
+def test_idle_minutes_cost_no_time(
+    serve: Serve, embedding_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ask a server that was idle what it is beside the request, not before it."""
+    server = serve("vllm", embedding_dir, vectors="hashed")
+    model = served_embedder(server, embedding_dir)
+    model.get_text_embedding("a")
+    before = server.counts()["posts"]
+    monkeypatch.setattr(pool, "_IDLE_S", 0.0)
+    server.change(hold_from=1)
+    with ThreadPoolExecutor(1) as threads:
+        vector = threads.submit(model.get_text_embedding, "b")
+        try:
+            server.until(2, "held")
+        finally:
+            server.release()
+        assert close(vector.result(WAIT_S), HashedVectors(embedding_dir).document("b"))
+    assert posts_of(server, before) == [1, 1]
 
 
 def test_an_answer_on_the_way(serve: Serve, embedding_dir: Path, other_embedding_dir: Path) -> None:

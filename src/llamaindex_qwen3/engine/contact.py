@@ -85,7 +85,7 @@ async def recognise(endpoint: Endpoint) -> None:
 def another(endpoint: Endpoint, difference: str, status: int | None = None) -> ServerMismatchError:
     """Return the error about a server that came back as another, and how it shows."""
     return ServerMismatchError(
-        f"{endpoint.url} was away and is not what it was: {difference}. It serves another model or "
+        f"{endpoint.url} is no longer what it was: {difference}. It serves another model or "
         "template now, and none of its results was used since. Have it serve what it did; if the "
         "change is meant, start this program anew, and embed anew what is stored.",
         endpoint.url,

@@ -138,6 +138,8 @@ class Endpoint:
         self.profile: Any = None
         # Times that it was away, in all and when it last showed that it is the same as before.
         self.absences = self.absences_known = 0
+        # When it last answered; until then nothing is known that could have changed.
+        self.last_used = math.inf
         self._key = model.api_key
         self._timeout_s = model.timeout_s
         self._connect_s = min(_CONNECT_TIMEOUT_S, model.timeout_s)

@@ -25,6 +25,9 @@ _FIRST_CONTACT_S = 3.0
 _WRONG_ANSWERS = 6
 # For how long a server that failed again and again is left alone while others work.
 _LONGEST_AWAY_S = 30.0
+# After so long without an answer a server may have been changed, and no connection shows it: servers
+# close idle ones after seconds.
+_IDLE_S = 60.0
 # How servers refuse a text that is longer than they read.
 _TOO_LONG = {400, 413, 422}
 _back_off = wait_random_exponential(multiplier=0.2, max=10.0, min=0.05)
@@ -166,13 +169,18 @@ class Pool:
                 endpoint.absences += error.is_absence
                 raise tried.met(error) from None
             endpoint.faults, endpoint.down_until = 0, 0.0
+            endpoint.last_used = time.monotonic()
             return result
 
     async def _proven(self, send: Send[T], endpoint: Endpoint, tried: _Tried) -> T:
         """Ask a server, and return its answer when it is sure that the server is the same as ever."""
         if tried.answer is None or tried.answer[0] is not endpoint:
             await self._first_contact(endpoint)
-            if endpoint.in_doubt and not tried.inquired:
+            if endpoint.last_used < time.monotonic() - _IDLE_S and not endpoint.in_doubt:
+                # Beside the request, which so takes no longer.
+                endpoint.absences, endpoint.last_used = endpoint.absences + 1, time.monotonic()
+                self._begin(endpoint)
+            elif endpoint.in_doubt and not tried.inquired:
                 # Before it gets any text, but not each time: were every other request to fail, as
                 # behind a proxy with one of two servers down, only inquiries would succeed.
                 await self._recognise(endpoint)
@@ -204,7 +212,7 @@ class Pool:
             await self._share(endpoint)
 
     async def _recognise(self, endpoint: Endpoint) -> None:
-        """See after each outage that the same server is back.
+        """See after each outage, and after idle minutes, that the same server is there.
 
         A single connection that broke counts as well: when a proxy changes over to another server,
         nothing more shows. All requests that it concerns share one small question, and as each of
@@ -215,12 +223,15 @@ class Pool:
 
     async def _share(self, endpoint: Endpoint) -> None:
         """Wait for what is asked of a server about itself, or ask it."""
+        # All who wait share it, and one who is cancelled does not end it for the others.
+        await asyncio.shield(self._begin(endpoint))
+
+    def _begin(self, endpoint: Endpoint) -> asyncio.Task[None]:
         task = self._contacts.get(endpoint)
         if task is None:
             task = self._contacts[endpoint] = asyncio.ensure_future(self._inquire(endpoint))
             task.add_done_callback(_seen)
-        # All who wait share it, and one who is cancelled does not end it for the others.
-        await asyncio.shield(task)
+        return task
 
     async def _inquire(self, endpoint: Endpoint) -> None:
         # An outage that is met from here on may be a later one.
@@ -230,7 +241,7 @@ class Pool:
                 await recognise(endpoint)
             else:
                 await self._make_contact(endpoint)
-            endpoint.absences_known = absences
+            endpoint.absences_known, endpoint.last_used = absences, time.monotonic()
         finally:
             del self._contacts[endpoint]
 
