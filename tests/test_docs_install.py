@@ -40,7 +40,6 @@ class Clone:
             self.folder,
             VIRTUAL_ENV=str(environment),
             PATH=f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}",
-            PIP_FIND_LINKS=str(self.dist),
             PIP_DISABLE_PIP_VERSION_CHECK="1",
         )
 
@@ -74,6 +73,8 @@ class Clone:
         if published:
             # Else pip finds that the clone is installed already.
             self.told("pip", "uninstall", "--quiet", "--yes", "llamaindex-qwen3")
+            # Beside the places that this machine's pip knows, which may be all that has torch for CPUs.
+            words += ["--find-links", str(self.dist)]
         self.told(*words)
         self.told("pip", "check")
         if published:
