@@ -312,9 +312,12 @@ def unchanged(chunks: int = 10_000) -> None:
 
 @app.command()
 def served(
-    batches: Annotated[int, typer.Option(help="Batches of 32 texts.")] = 1280,
+    batches: Annotated[int, typer.Option(help="Batches of 32 texts.")] = 160,
     size: Size = "0.6b",
     milliseconds: Annotated[float, typer.Option(help="What the server takes for one.")] = 50,
+    together: Annotated[
+        int, typer.Option(help="Batches that the server works on together; 1 is one GPU.")
+    ] = 1,
     at_once: Annotated[int, typer.Option(help="Requests in flight.")] = 32,
     tokens_each: Annotated[int, typer.Option(help="Tokens of a text.")] = 20,
     queries: Annotated[int, typer.Option(help="Queries, one after another.")] = 40,
@@ -325,8 +328,18 @@ def served(
 
     _start(size, 0)
     settings = {"size": size, "device": "cpu", "server, ms": milliseconds}
-    rows = throughput(size, milliseconds, batches, at_once, tokens_each, rounds)
-    report("served", rows, {**settings, "count": batches, "in flight": at_once, "rounds": rounds})
+    rows = throughput(size, milliseconds, together, batches, at_once, tokens_each, rounds)
+    report(
+        "served" if together == 1 else f"served-{together}-together",
+        rows,
+        {
+            **settings,
+            "count": batches,
+            "in flight": at_once,
+            "together": together,
+            "rounds": rounds,
+        },
+    )
     rows = latency(size, milliseconds, queries)
     report("served-query", rows, {**settings, "count": queries, "in flight": 1})
 

@@ -1,13 +1,15 @@
 """What the client of model servers adds to a server that takes a fixed time for each batch.
 
-The server runs in a process of its own: `python -m benchmarks.served MILLISECONDS DIRECTORY`. It
-answers in vLLM's shape, from a stock of vectors, so that its own work stays small.
+The server runs in a process of its own: `python -m benchmarks.served MILLISECONDS TOGETHER DIRECTORY`.
+It works on so many batches together, 1 as one GPU does, and answers in vLLM's shape, from a stock of
+vectors, so that its own work stays small.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import heapq
 import http.client
 import json
 import statistics
@@ -36,6 +38,8 @@ class _Connection(asyncio.Protocol):
 
     posts = 0
     took_s = 0.05
+    # When each of those that work together is done with what it was given.
+    free: list[float]
     stock: list[bytes]
     tokenizer: Tokenizer
     transport: asyncio.Transport
@@ -58,7 +62,9 @@ class _Connection(asyncio.Protocol):
         self.data = b""
         method, path, _ = head.split(b" ", 2)
         if method == b"POST" and path == b"/v1/embeddings":
-            due = asyncio.get_running_loop().time() + self.took_s
+            now = asyncio.get_running_loop().time()
+            due = max(now, heapq.heappop(self.free)) + self.took_s
+            heapq.heappush(self.free, due)
             type(self).posts += 1
             answer = self._embed(json.loads(body)["input"])
             # Its own work is a part of the time that it takes.
@@ -91,8 +97,9 @@ class _Connection(asyncio.Protocol):
         self.transport.write(head % (status, len(body)) + body)
 
 
-async def _serve(milliseconds: float, path: Path) -> None:
+async def _serve(milliseconds: float, together: int, path: Path) -> None:
     _Connection.took_s = milliseconds / 1e3
+    _Connection.free = [0.0] * together
     _Connection.tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
     dimensions = json.loads((path / "config.json").read_text("utf-8"))["hidden_size"]
     vectors = np.random.default_rng(0).standard_normal((STOCK, dimensions)).astype("<f4")
@@ -107,9 +114,10 @@ async def _serve(milliseconds: float, path: Path) -> None:
 
 
 @contextmanager
-def server(milliseconds: float, path: Path) -> Iterator[int]:
+def server(milliseconds: float, together: int, path: Path) -> Iterator[int]:
     """Run the server; yield its port."""
-    command = [sys.executable, "-m", "benchmarks.served", str(milliseconds), str(path)]
+    arguments = [str(milliseconds), str(together), str(path)]
+    command = [sys.executable, "-m", "benchmarks.served", *arguments]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -210,13 +218,19 @@ def rows_of(path: Path, texts: list[str]) -> list[list[int]]:
 
 
 def throughput(
-    size: str, milliseconds: float, batches: int, at_once: int, tokens: int, rounds: int
+    size: str,
+    milliseconds: float,
+    together: int,
+    batches: int,
+    at_once: int,
+    tokens: int,
+    rounds: int,
 ) -> list[dict[str, Any]]:
     """Embed many batches with so many requests in flight: seconds over what the server takes.
 
     Returns:
         For the bare client, the bare client that decodes what it gets, and the component, async and
-        sync, medians: seconds, the share over batches / at_once * milliseconds, and the client's own
+        sync, medians: seconds, the share over batches / together * milliseconds, and the client's own
         time on the CPU, which is the steadier figure on a machine that has other work.
     """
     from llamaindex_qwen3 import Qwen3Embedding
@@ -224,7 +238,7 @@ def throughput(
     from .measure import OURS, alternate
     from .texts import texts_of
 
-    with directory(size) as path, server(milliseconds, path) as port:
+    with directory(size) as path, server(milliseconds, together, path) as port:
         texts = [
             f"{i} {text}" for i, text in enumerate(texts_of(path, [tokens] * (BATCH * batches)))
         ]
@@ -233,7 +247,6 @@ def throughput(
             str(path),
             base_url=f"http://127.0.0.1:{port}",
             max_in_flight=at_once,
-            embed_batch_size=2048,
         )
         model.get_text_embedding("warm")
         ways: dict[str, Callable[[], Any]] = {
@@ -257,7 +270,7 @@ def throughput(
         times = alternate({name: partial(counted, name) for name in ways}, rounds)
     rows = []
     for name, runs in times.items():
-        ideal = asked[name] / at_once * milliseconds / 1e3
+        ideal = asked[name] / together * milliseconds / 1e3
         seconds = statistics.median(runs)
         rows.append(
             {
@@ -280,7 +293,7 @@ def latency(size: str, milliseconds: float, queries: int) -> list[dict[str, Any]
     from .measure import OURS
     from .texts import texts_of
 
-    with directory(size) as path, server(milliseconds, path) as port:
+    with directory(size) as path, server(milliseconds, 1, path) as port:
         texts = texts_of(path, [12] * queries)
         rows = rows_of(path, [format_query(DEFAULT_TASK, text) for text in texts])
         model = Qwen3Embedding(str(path), base_url=f"http://127.0.0.1:{port}")
@@ -318,4 +331,4 @@ async def _latencies(
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(float(sys.argv[1]), Path(sys.argv[2])))
+    asyncio.run(_serve(float(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])))
