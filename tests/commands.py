@@ -13,6 +13,8 @@ from typing import NamedTuple
 from pages import ROOT, blocks, pages
 from servers.model_environments import PACKAGES
 
+#: Why a command is not run on this machine that is on others.
+MISSING = "there is no"
 _SEPARATORS = {"&&", "||", ";", "|"}
 ASSIGNMENT = re.compile(r"[A-Z_][A-Z0-9_]*=", re.A)
 
@@ -114,9 +116,10 @@ def fate(command: Command) -> Fate:
     """
     found = _fate(command)
     if found.marker == "":
-        needed = [name for name in ("curl", "kubectl", "openssl") if name in command.line]
+        line = " ".join(in_container(command)) or command.line
+        needed = [name for name in ("curl", "kubectl", "openssl") if name in line]
         if missing := [name for name in needed if shutil.which(name) is None]:
-            return Fate(None, f"there is no {missing[0]} here")
+            return Fate(None, f"{MISSING} {missing[0]}")
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -122,6 +123,7 @@ def test_the_share_that_is_run(capsys: pytest.CaptureFixture[str]) -> None:
     of = Counter[str | None]()
     names: dict[str, int] = Counter()
     but = Counter[str]()
+    missing = 0
     on_ray: dict[str, set[str]] = {ON_RAY: set(), "others": set()}
     for page in PAGES:
         for block in blocks(page):
@@ -129,6 +131,7 @@ def test_the_share_that_is_run(capsys: pytest.CaptureFixture[str]) -> None:
             for command in commands.split(block.text) if block.language == "sh" else ():
                 fate = commands.fate(command)
                 of[fate.marker] += 1
+                missing += fate.but.startswith(commands.MISSING)
                 if fate.marker == "":
                     names[command.name] += 1
                 if fate.marker == "ray":
@@ -145,7 +148,7 @@ def test_the_share_that_is_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert code > 30
     assert names["qwen3-rag"] > 30
     assert set(of) <= {"", "release", "server", "ray", None}
-    assert of[None] < of.total() / 10
+    assert of[None] - missing < of.total() / 10
     # The same words on other pages are run by this one.
     assert on_ray["others"] <= on_ray[ON_RAY]
 
@@ -189,7 +192,10 @@ def without_blocks(page: str) -> str:
         "vllm serve Qwen/Qwen3-Embedding-0.6B --max-model-length 8192",
         "docker run --gpu all ghcr.io/huggingface/text-embeddings-inference:1.9 --model-id x",
         "kubectl apply -f examples/serving/k8s/",
-        "kubectl rollout state deployment/app --timeout 30m",
+        pytest.param(
+            "kubectl rollout state deployment/app --timeout 30m",
+            marks=pytest.mark.skipif(not shutil.which("kubectl"), reason="there is no kubectl"),
+        ),
         "curl -s http://localhost/ask -d '{question}'",
         "python -m benchmarks rerank --candidate 10",
         "rm -rf docs",

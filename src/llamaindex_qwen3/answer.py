@@ -141,6 +141,10 @@ def generation_errors() -> Iterator[None]:
             f"Cannot reach {error.request.url.host}: {reason}. Check the network and --llm-base-url."
         ) from error
     except httpx.HTTPError as error:
-        raise GenerationError(f"The connection broke off in mid-answer: {error}") from error
+        raise GenerationError(
+            f"The connection to the language model broke off in mid-answer: {error}. Ask again."
+        ) from error
     except openai.APIError as error:
-        raise GenerationError(f"The language model failed: {error.message}") from error
+        raise GenerationError(
+            f"The language model failed: {error.message.rstrip('.')}. Ask again, or another model."
+        ) from error

@@ -92,7 +92,8 @@ def query_engine(
 ) -> RetrieverQueryEngine:
     """Return a standard LlamaIndex query engine: retrieval, reranking, an answer.
 
-    A store that was opened with ``hybrid=True`` is searched by its words as well as by vector. The answer cites its source nodes by number, as [1]. `llm` None takes ``Settings.llm``.
+    A store that was opened with ``hybrid=True`` is searched by its words as well as by vector.
+    The answer cites its source nodes by number, as [1]. `llm` None takes ``Settings.llm``.
     """
     return RetrieverQueryEngine.from_args(
         _retriever(embed_model, vector_store, candidates),

@@ -53,9 +53,10 @@ def find_files(paths: Sequence[str | Path]) -> list[SourceFile]:
     found: dict[Path, SourceFile] = {}
     for path in map(Path, paths):
         if not path.exists():
+            place = "" if path.is_absolute() else f" in {str(Path.cwd())!r}"
             raise InvalidArgumentError(
-                f"There is no file or folder {str(path)!r} in {str(Path.cwd())!r}. Check its spelling, "
-                "or give the whole path."
+                f"There is no file or folder {str(path)!r}{place}. Check its spelling, or give the "
+                "whole path."
             )
         if path.is_file():
             if problem := _unreadable(path):

@@ -174,7 +174,7 @@ class Inspector:
         if request.mode == "hybrid" and not self._store.enable_sparse:
             raise InvalidArgumentError(
                 "This collection was built without the index of words that hybrid search needs. "
-                "Build one with milvus_vector_store(..., hybrid=True)."
+                "Build one with qwen3-rag ingest --hybrid, under another --collection."
             )
         hybrid = request.mode == "hybrid"
         retriever = open_index(self._embed_model, self._store).as_retriever(
