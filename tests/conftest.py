@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 
 # Before anything imports a library that reads them: tests take nothing from the network, and
 # worker processes do not inherit a tokenizer's threads.
@@ -26,6 +27,9 @@ from tokenizers import Tokenizer
 from transformers import Qwen3Model
 
 Factory = Callable[..., Path]
+
+# What a shell starts in the background ignores Ctrl-C, and so would the commands that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

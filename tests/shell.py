@@ -150,8 +150,9 @@ class Terminal:
 
     def wait(self) -> int:
         """Read to the end, and return the exit code."""
+        end = time.monotonic() + _WAIT_S
         while self._read():
-            pass
+            assert time.monotonic() < end, f"it did not end: {self.text}"
         assert "Traceback" not in self.text, self.text
         return self.process.wait(_WAIT_S)
 
