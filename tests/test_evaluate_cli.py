@@ -264,7 +264,7 @@ def test_the_table_is_shown_if_plots_fail(evaluation: Evaluation) -> None:
     """Lose no figures to a folder that cannot be written to."""
     (evaluation.folder / "taken").write_text("")
     done = evaluation.run(
-        "q.jsonl", "--models", "pair", "--plots", "taken", "--dimensions", "full",
+        "q.jsonl", "--models", "pair", "--plots", "taken/plots", "--dimensions", "full",
         "--candidates", "3",
     )  # fmt: skip
     assert done.code == 1
