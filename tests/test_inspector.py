@@ -164,7 +164,7 @@ def test_hybrid_search(tmp_path: Path, embedding_dir: Path, reranker_dir: Path) 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"mode": "hybrid"}, "hybrid=True"),
+        ({"mode": "hybrid"}, "ingest --hybrid"),
         ({"instruction": " "}, "The instruction is empty"),
         ({"instruction": "Instruct: a\nQuery:"}, "give only the task"),
     ],
