@@ -134,7 +134,8 @@ class Qwen3Embedding(Qwen3Component, BaseEmbedding):
             return super().get_text_embedding_batch(texts, show_progress, **kwargs)
         finally:
             _started.reset(token)
-            for _, future in started:
+            # The last ones first: they wait for places that the first ones leave.
+            for _, future in reversed(started):
                 future.cancel()
 
     def with_task(self, query_instruction: str) -> Self:
