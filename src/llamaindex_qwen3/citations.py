@@ -10,7 +10,7 @@ from pathlib import Path
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
-from .ingestion import slug
+from .splitting import slug
 
 NUMBER_KEY = "passage"
 

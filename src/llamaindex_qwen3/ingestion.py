@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-import uuid
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llama_index.core.ingestion import IngestionPipeline
-from llama_index.core.node_parser import MarkdownNodeParser, SentenceSplitter
-from llama_index.core.schema import (
-    BaseNode,
-    Document,
-    NodeRelationship,
-    RelatedNodeInfo,
-    TextNode,
-    TransformComponent,
-)
+from llama_index.core.schema import BaseNode, TextNode, TransformComponent
 
 from .embedding import Qwen3Embedding
 from .engine import background
 from .milvus import CheckedMilvusVectorStore, rows_in
 from .milvus_filters import prefix_pattern
 from .readers import SourceFile, find_files, read_document
-
-CHUNK_TOKENS = 512
+from .splitting import SectionSplitter, identify
 
 # Batches that are embedded while this thread reads, splits and stores.
 _AHEAD = 4
@@ -38,7 +27,6 @@ _AHEAD = 4
 _FILES_AT_ONCE = 256
 # Rows that Milvus Lite may hold unflushed: searching them is slow, and each flush costs.
 _FLUSH_EVERY = 4096
-_NAMESPACE = uuid.UUID("6f1c35a4-9d0b-5f0e-8a53-0c64d1f4e6b7")
 _BOOKKEEPING = ("digest", "chunks")
 
 
@@ -65,44 +53,6 @@ class IngestProgress:
     bytes: int
     bytes_in_all: int
     added: int
-
-
-class SectionSplitter(TransformComponent):
-    """Split documents at Markdown headers, and long sections into chunks.
-
-    Node ids depend on the document's id and the text only, so that a second run over the same files
-    gives the same ids.
-    """
-
-    chunk_tokens: int = CHUNK_TOKENS
-    overlap_tokens: int = 64
-
-    @classmethod
-    def class_name(cls) -> str:
-        """Return the name that serialised components carry."""
-        return "SectionSplitter"
-
-    def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[BaseNode]:
-        """Return the chunks of documents."""
-        chunks: list[BaseNode] = []
-        splitter = SentenceSplitter(chunk_size=self.chunk_tokens, chunk_overlap=self.overlap_tokens)
-        for document in nodes:
-            mine: list[TextNode] = []
-            for section in MarkdownNodeParser()([document]):
-                mine += _section_chunks(section, splitter)
-            _identify(mine, document)
-            chunks += mine
-        return chunks
-
-
-def split_sections(documents: Sequence[Document]) -> list[TextNode]:
-    """Split documents as `ingest` does."""
-    return [node for node in SectionSplitter()(documents) if isinstance(node, TextNode)]
-
-
-def slug(title: str) -> str:
-    """Return a header as it stands in links: lower case, with hyphens between words."""
-    return re.sub(r"[\W_]+", "-", title.lower()).strip("-")
 
 
 def ingest(
@@ -207,7 +157,7 @@ class _Run:
             return
         document = read_document(file)
         nodes = self._pipeline.run(documents=[document], show_progress=False)
-        _identify([node for node in nodes if isinstance(node, TextNode)], document)
+        identify([node for node in nodes if isinstance(node, TextNode)], document)
         for node in nodes:
             node.metadata |= {"digest": digest, "chunks": len(nodes)}
             for keys in (node.excluded_embed_metadata_keys, node.excluded_llm_metadata_keys):
@@ -334,46 +284,6 @@ class _Run:
         self._progress = replace(self._progress, **changes)
         if self.on_progress:
             self.on_progress(self._progress)
-
-
-def _section_chunks(section: BaseNode, splitter: SentenceSplitter) -> Iterator[TextNode]:
-    text = section.get_content()
-    header = re.match(r"#+[^\S\n]+(.*)", text)
-    # A header with nothing under it answers no question.
-    if header and header.end() == len(text.rstrip()):
-        return
-    title = header.group(1).strip() if header else ""
-    for chunk in splitter([section]):
-        assert isinstance(chunk, TextNode)
-        file = section.metadata.get("file", "")
-        chunk.metadata = {
-            **section.metadata,
-            "section": title,
-            "section_id": f"{file}#{slug(title)}",
-        }
-        # The text starts with its header; the rest is for people and filters.
-        chunk.excluded_embed_metadata_keys = list(chunk.metadata)
-        chunk.excluded_llm_metadata_keys = ["section_id", "header_path"]
-        yield chunk
-
-
-def _identify(nodes: Sequence[TextNode], document: BaseNode) -> None:
-    """Give nodes ids that depend on the document's id and their text, and link them."""
-    seen: dict[str, int] = {}
-    for node in nodes:
-        key = "\n".join([document.node_id, str(node.metadata.get("section", "")), node.text])
-        seen[key] = seen.get(key, 0) + 1
-        node.id_ = str(uuid.uuid5(_NAMESPACE, f"{key}\n{seen[key]}"))
-    source = RelatedNodeInfo(node_id=document.node_id)
-    for i, node in enumerate(nodes):
-        # Ids alone: what else stands there would be stored with every chunk.
-        node.relationships = {NodeRelationship.SOURCE: source}
-        if i:
-            node.relationships[NodeRelationship.PREVIOUS] = RelatedNodeInfo(
-                node_id=nodes[i - 1].id_
-            )
-        if i + 1 < len(nodes):
-            node.relationships[NodeRelationship.NEXT] = RelatedNodeInfo(node_id=nodes[i + 1].id_)
 
 
 def _size(file: SourceFile) -> int:

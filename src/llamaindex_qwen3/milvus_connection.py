@@ -38,15 +38,21 @@ def collection_has_rows(uri: str, collection_name: str, token: str = "") -> bool
     Raises:
         StoreError: The store cannot be reached.
     """
-    uri = check_uri(uri)
-    if "://" not in uri and not Path(uri).exists():
-        return False
-    with plain_errors(uri):
-        client = connect(uri, token)
-        if not client.has_collection(collection_name):
+    with plain_errors(check_uri(uri)):
+        client = holding(uri, collection_name, token)
+        if client is None:
             return False
         client.load_collection(collection_name)
         return bool(client.query(collection_name, filter="", limit=1, output_fields=["id"]))
+
+
+def holding(uri: str, collection_name: str, token: str = "") -> MilvusClient | None:
+    """Connect to a database that has a collection; None where there is none. Nothing is created."""
+    uri = check_uri(uri)
+    if "://" not in uri and not Path(uri).exists():
+        return None
+    client = connect(uri, token)
+    return client if client.has_collection(collection_name) else None
 
 
 def connect(uri: str, token: str = "", **options: Any) -> MilvusClient:

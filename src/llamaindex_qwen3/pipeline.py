@@ -24,10 +24,11 @@ from .answer import (
 from .citations import PassageNumbers
 from .embedding import Qwen3Embedding
 from .errors import InvalidArgumentError
-from .ingestion import IngestProgress, IngestReport, SectionSplitter, ingest, slug, split_sections
+from .ingestion import IngestProgress, IngestReport, ingest
 from .milvus import CheckedMilvusVectorStore
 from .readers import read_documents
 from .reranker import Qwen3Reranker
+from .splitting import SectionSplitter, slug, split_sections
 
 __all__ = [
     "IngestProgress",

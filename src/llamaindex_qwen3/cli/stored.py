@@ -28,15 +28,12 @@ def look(uri: str, collection: str, token: str) -> Stored | None:
     """
     from pymilvus import FunctionType
 
-    from ..milvus_connection import BUILT_WITH, check_uri, connect
+    from ..milvus_connection import BUILT_WITH, check_uri, holding
     from ..milvus_errors import plain_errors
 
-    uri = check_uri(uri)
-    if "://" not in uri and not Path(uri).exists():
-        return None
-    with plain_errors(uri):
-        client = connect(uri, token)
-        if not client.has_collection(collection):
+    with plain_errors(check_uri(uri)):
+        client = holding(uri, collection, token)
+        if client is None:
             return None
         described = client.describe_collection(collection)
     kinds = [function["type"] for function in described.get("functions") or []]
